@@ -1,1 +1,203 @@
-//! Pending.
+//! What is known about a snapshot, a WAL or a WAL segment without opening it, and collections of
+//! such facts. Order is by position: generation, then index, then offset.
+
+use std::str::FromStr;
+use std::time::SystemTime;
+use std::vec;
+
+use crate::error::{Error, Result};
+use crate::pos::{Generation, Index, Offset, Pos};
+
+/// Appended to a database's path to name the directory of its log.
+pub const META_DIR_SUFFIX: &str = "-litestream";
+/// Name of the directory that holds a generation's WAL segments.
+pub const WAL_DIR_NAME: &str = "wal";
+/// Ends the name of a whole, uncompressed WAL.
+pub const WAL_EXT: &str = ".wal";
+/// Ends the name of a compressed WAL segment.
+pub const WAL_SEGMENT_EXT: &str = ".wal.lz4";
+/// Ends the name of a compressed snapshot.
+pub const SNAPSHOT_EXT: &str = ".snapshot.lz4";
+
+/// How far a checkpoint goes, as SQLite defines the four.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum CheckpointMode {
+    /// Copies what no reader needs; waits for nobody.
+    #[default]
+    Passive,
+    /// Waits for writers and readers, then copies everything.
+    Full,
+    /// As FULL, and makes the next writer start the WAL over.
+    Restart,
+    /// As RESTART, and truncates the WAL file to nothing.
+    Truncate,
+}
+
+impl CheckpointMode {
+    /// All four.
+    pub const ALL: [Self; 4] = [Self::Passive, Self::Full, Self::Restart, Self::Truncate];
+
+    /// The name as `PRAGMA wal_checkpoint` takes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passive => "PASSIVE",
+            Self::Full => "FULL",
+            Self::Restart => "RESTART",
+            Self::Truncate => "TRUNCATE",
+        }
+    }
+
+    /// The number as `sqlite3_wal_checkpoint_v2` takes it.
+    pub const fn code(self) -> i32 {
+        match self {
+            Self::Passive => 0,
+            Self::Full => 1,
+            Self::Restart => 2,
+            Self::Truncate => 3,
+        }
+    }
+}
+
+/// Either case is taken.
+impl FromStr for CheckpointMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|mode| mode.as_str().eq_ignore_ascii_case(text));
+        found.ok_or_else(|| {
+            Error::usage(format!(
+                "unknown checkpoint mode {text:?}: expected PASSIVE, FULL, RESTART or TRUNCATE"
+            ))
+        })
+    }
+}
+
+/// A snapshot: the whole database at the start of an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SnapshotInfo {
+    /// Which history it belongs to.
+    pub generation: Generation,
+    /// The WAL to replay onto it.
+    pub index: Index,
+    /// Bytes, as stored.
+    pub size: u64,
+    /// When it was taken.
+    pub created_at: SystemTime,
+}
+
+impl SnapshotInfo {
+    /// Where replay starts.
+    pub fn pos(&self) -> Pos {
+        Pos::new(self.generation, self.index, Offset::ZERO)
+    }
+}
+
+/// A whole WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WalInfo {
+    /// Which history it belongs to.
+    pub generation: Generation,
+    /// Which WAL of that history it is.
+    pub index: Index,
+    /// When it was begun.
+    pub created_at: SystemTime,
+}
+
+/// A piece of a WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WalSegmentInfo {
+    /// Which history it belongs to.
+    pub generation: Generation,
+    /// Which WAL of that history it is a piece of.
+    pub index: Index,
+    /// Where in that WAL it starts.
+    pub offset: Offset,
+    /// Bytes, as stored.
+    pub size: u64,
+    /// When it was written.
+    pub created_at: SystemTime,
+}
+
+impl WalSegmentInfo {
+    /// Where the segment starts.
+    pub fn pos(&self) -> Pos {
+        Pos::new(self.generation, self.index, self.offset)
+    }
+}
+
+/// The snapshots taken at `time` or later.
+pub fn filter_snapshots_after(snapshots: &[SnapshotInfo], time: SystemTime) -> Vec<SnapshotInfo> {
+    snapshots.iter().filter(|snapshot| snapshot.created_at >= time).copied().collect()
+}
+
+/// The snapshot with the lowest index in `generation`, the first if several have it.
+pub fn find_min_snapshot_by_generation(
+    snapshots: &[SnapshotInfo],
+    generation: Generation,
+) -> Option<&SnapshotInfo> {
+    let own = snapshots.iter().filter(|snapshot| snapshot.generation == generation);
+    own.min_by_key(|snapshot| snapshot.index)
+}
+
+/// Snapshots one by one, from wherever they are listed. An `Err` ends the iteration.
+pub trait SnapshotIterator: Iterator<Item = Result<SnapshotInfo>> {
+    /// Gives back what the listing holds, and reports what failed on the way, if the items did not.
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// WAL segments one by one, from wherever they are listed. An `Err` ends the iteration.
+pub trait WalSegmentIterator: Iterator<Item = Result<WalSegmentInfo>> {
+    /// Gives back what the listing holds, and reports what failed on the way, if the items did not.
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Iterates over facts already in memory.
+#[derive(Debug, Clone)]
+pub struct SliceIterator<T>(vec::IntoIter<T>);
+
+/// Snapshots already in memory.
+pub type SnapshotInfoSliceIterator = SliceIterator<SnapshotInfo>;
+/// WAL segments already in memory.
+pub type WalSegmentInfoSliceIterator = SliceIterator<WalSegmentInfo>;
+
+impl<T> SliceIterator<T> {
+    /// Iterates over `items` in their order.
+    pub fn new(items: Vec<T>) -> Self {
+        Self(items.into_iter())
+    }
+}
+
+impl<T> Iterator for SliceIterator<T> {
+    type Item = Result<T>;
+
+    fn next(&mut self) -> Option<Result<T>> {
+        self.0.next().map(Ok)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl SnapshotIterator for SnapshotInfoSliceIterator {}
+impl WalSegmentIterator for WalSegmentInfoSliceIterator {}
+
+/// Everything a snapshot iterator has left. Closes it, also after an error.
+pub fn slice_snapshot_iterator(items: &mut dyn SnapshotIterator) -> Result<Vec<SnapshotInfo>> {
+    let found: Result<Vec<_>> = items.collect();
+    let closed = items.close();
+    found.and_then(|found| closed.map(|()| found))
+}
+
+/// Everything a segment iterator has left. Closes it, also after an error.
+pub fn slice_wal_segment_iterator(
+    items: &mut dyn WalSegmentIterator,
+) -> Result<Vec<WalSegmentInfo>> {
+    let found: Result<Vec<_>> = items.collect();
+    let closed = items.close();
+    found.and_then(|found| closed.map(|()| found))
+}

@@ -1,1 +1,443 @@
-//! Pending.
+//! LZ4 frames: what segments are stored and sent as, and snapshots stored as.
+//!
+//! | bytes   | part                                                                              |
+//! |---------|-----------------------------------------------------------------------------------|
+//! | 4       | magic `04 22 4d 18`                                                               |
+//! | 2       | FLG: version 01, and which optional parts there are; BD: largest block            |
+//! | 0 or 8  | content size, little-endian                                                       |
+//! | 1       | checksum of the descriptor: second byte of the xxHash32 of FLG to content size    |
+//! | 4 + n   | a block: length, little-endian, top bit set if stored as is; then its bytes       |
+//! | ..      | more blocks                                                                       |
+//! | 4       | end mark: a length of 0                                                           |
+//! | 0 or 4  | xxHash32 of the content, little-endian                                            |
+//!
+//! Written here: independent blocks of up to 4 MiB, either all stored (for a peer nearby, and the
+//! bytes carry checksums of their own) or compressed with content size and checksum. Read here: any
+//! frame without a dictionary. A frame counts as whole if and only if its end mark has been seen, its
+//! sizes and checksums agree, and nothing follows it.
+
+use std::hash::Hasher;
+use std::io::{self, ErrorKind as Io, Read, Write};
+
+use lz4_flex::block;
+use twox_hash::XxHash32;
+
+use crate::error::{Context, Error, Result};
+
+const MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
+/// Bytes of the largest block: what the ancestor writes, too.
+const BLOCK_SIZE: usize = 4 << 20;
+/// BD for [`BLOCK_SIZE`].
+const BLOCK_SIZE_CODE: u8 = 7 << 4;
+/// The top bit of a block's length: the block is stored as is.
+const STORED: u32 = 1 << 31;
+/// How far back a linked block may reach into those before it, in bytes.
+const WINDOW_SIZE: usize = 64 << 10;
+/// The most bytes one byte of a compressed block can stand for.
+const EXPANSION_MAX: usize = 255;
+
+const VERSION: u8 = 0b0100_0000;
+const VERSION_MASK: u8 = 0b1100_0000;
+const INDEPENDENT: u8 = 0b0010_0000;
+const BLOCK_CHECKSUMS: u8 = 0b0001_0000;
+const CONTENT_SIZE: u8 = 0b0000_1000;
+const CONTENT_CHECKSUM: u8 = 0b0000_0100;
+const RESERVED: u8 = 0b0000_0010;
+const DICTIONARY: u8 = 0b0000_0001;
+
+/// Bytes that [`write_stored`] adds to `len` bytes.
+pub const fn stored_frame_overhead(len: usize) -> usize {
+    MAGIC.len() + 3 + 4 * len.div_ceil(BLOCK_SIZE) + 4
+}
+
+/// Writes `bytes` as a frame of stored blocks: no work but the copy.
+pub fn write_stored(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    to.write_all(&MAGIC)?;
+    to.write_all(&[VERSION | INDEPENDENT, BLOCK_SIZE_CODE, 0x73])?;
+    for block in bytes.chunks(BLOCK_SIZE) {
+        write_block(to, block, STORED)?;
+    }
+    to.write_all(&[0; 4])
+}
+
+fn write_block(to: &mut impl Write, block: &[u8], flag: u32) -> io::Result<()> {
+    let len = u32::try_from(block.len()).map_err(|_| io::Error::from(Io::InvalidInput))?;
+    to.write_all(&(len | flag).to_le_bytes())?;
+    to.write_all(block)
+}
+
+/// `bytes` as one compressed frame with content size and checksum.
+pub fn compress(bytes: &[u8]) -> Result<Vec<u8>> {
+    let out = Vec::with_capacity(64 + bytes.len() / 2);
+    let mut encoder = Encoder::new(out, Some(bytes.len() as u64))?;
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
+
+/// Compresses what is written to it into one frame. Without [`Encoder::finish`] the frame has no end.
+pub struct Encoder<W: Write> {
+    writer: W,
+    content_size: Option<u64>,
+    hasher: XxHash32,
+    written: u64,
+    /// What is left of the content after whole blocks, less than one.
+    pending: Vec<u8>,
+    /// One block, compressed.
+    compressed: Vec<u8>,
+}
+
+impl<W: Write> Encoder<W> {
+    /// Begins a frame. A content size, in bytes, must be true in the end.
+    pub fn new(mut writer: W, content_size: Option<u64>) -> Result<Self> {
+        let mut flags = VERSION | INDEPENDENT | CONTENT_CHECKSUM;
+        let mut descriptor = vec![0, BLOCK_SIZE_CODE];
+        if let Some(size) = content_size {
+            flags |= CONTENT_SIZE;
+            descriptor.extend_from_slice(&size.to_le_bytes());
+        }
+        descriptor[0] = flags;
+        descriptor.push(descriptor_checksum(&descriptor));
+        writer.write_all(&MAGIC)?;
+        writer.write_all(&descriptor)?;
+        Ok(Self {
+            writer,
+            content_size,
+            hasher: XxHash32::with_seed(0),
+            written: 0,
+            pending: Vec::new(),
+            compressed: Vec::new(),
+        })
+    }
+
+    /// Ends the frame and gives the writer back.
+    pub fn finish(mut self) -> Result<W> {
+        let last = std::mem::take(&mut self.pending);
+        self.block(&last)?;
+        if let Some(size) = self.content_size
+            && size != self.written
+        {
+            return Err(Error::bug(format!(
+                "LZ4 frame was announced with {size} bytes of content and got {}",
+                self.written
+            )));
+        }
+        self.writer.write_all(&[0; 4])?;
+        self.writer.write_all(&self.hasher.finish_32().to_le_bytes())?;
+        Ok(self.writer)
+    }
+
+    fn block(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.hasher.write(bytes);
+        self.written += bytes.len() as u64;
+        let room = block::get_maximum_output_size(bytes.len());
+        if self.compressed.len() < room {
+            self.compressed.resize(room, 0);
+        }
+        match block::compress_into(bytes, &mut self.compressed) {
+            Ok(len) if len < bytes.len() => {
+                write_block(&mut self.writer, &self.compressed[..len], 0)
+            }
+            _ => write_block(&mut self.writer, bytes, STORED),
+        }
+    }
+}
+
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.pending.is_empty() && bytes.len() >= BLOCK_SIZE {
+            self.block(&bytes[..BLOCK_SIZE])?;
+            return Ok(BLOCK_SIZE);
+        }
+        let taken = bytes.len().min(BLOCK_SIZE - self.pending.len());
+        self.pending.extend_from_slice(&bytes[..taken]);
+        if self.pending.len() == BLOCK_SIZE {
+            let mut block = std::mem::take(&mut self.pending);
+            self.block(&block)?;
+            block.clear();
+            self.pending = block;
+        }
+        Ok(taken)
+    }
+
+    /// Does not cut a block short.
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+/// Appends the content of the one frame that `frame` holds to `out`. Fails, and leaves `out` as it
+/// was, if the frame is not whole or its content is larger than `max` bytes.
+pub fn decompress(frame: impl Read, max: u64, out: &mut Vec<u8>) -> Result<()> {
+    let start = out.len();
+    let mut blocks = Blocks::new(frame, max);
+    loop {
+        match blocks.next(out, start) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) => {
+                out.truncate(start);
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Decompresses the one frame that a reader holds while it is read, a block at a time.
+pub struct Decoder<R> {
+    blocks: Blocks<R>,
+    /// The last block, after as much of those before it as a linked block may reach.
+    content: Vec<u8>,
+    /// How much of `content` has been given out.
+    given: usize,
+    state: State,
+}
+
+#[derive(PartialEq)]
+enum State {
+    Open,
+    Ended,
+    Failed,
+}
+
+impl<R: Read> Decoder<R> {
+    /// Reads the frame from `reader`, which must end with it, and gives out at most `max` bytes:
+    /// an error if there are more.
+    pub fn new(reader: R, max: u64) -> Self {
+        let blocks = Blocks::new(reader, max);
+        Self { blocks, content: Vec::new(), given: 0, state: State::Open }
+    }
+
+    fn fill(&mut self) -> Result<()> {
+        let kept = if self.blocks.is_linked() { WINDOW_SIZE.min(self.content.len()) } else { 0 };
+        self.content.drain(..self.content.len() - kept);
+        self.given = kept;
+        if !self.blocks.next(&mut self.content, 0)? {
+            self.state = State::Ended;
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for Decoder<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.given == self.content.len() {
+            match self.state {
+                State::Open => {}
+                State::Ended => return Ok(0),
+                State::Failed => return Err(Error::corrupt("LZ4 frame failed before").into()),
+            }
+            self.fill().inspect_err(|_| self.state = State::Failed)?;
+        }
+        let len = buffer.len().min(self.content.len() - self.given);
+        buffer[..len].copy_from_slice(&self.content[self.given..self.given + len]);
+        self.given += len;
+        Ok(len)
+    }
+}
+
+/// What a frame's descriptor says.
+#[derive(Clone, Copy)]
+struct Descriptor {
+    flags: u8,
+    block_size: usize,
+    content_size: Option<u64>,
+}
+
+/// The blocks of a frame, one after the other.
+struct Blocks<R> {
+    reader: R,
+    max: u64,
+    descriptor: Option<Descriptor>,
+    hasher: XxHash32,
+    produced: u64,
+    compressed: Vec<u8>,
+}
+
+impl<R: Read> Blocks<R> {
+    fn new(reader: R, max: u64) -> Self {
+        let hasher = XxHash32::with_seed(0);
+        Self { reader, max, descriptor: None, hasher, produced: 0, compressed: Vec::new() }
+    }
+
+    fn is_linked(&self) -> bool {
+        self.descriptor.is_some_and(|descriptor| descriptor.flags & INDEPENDENT == 0)
+    }
+
+    /// Appends the next block's content to `out`, where that of the blocks before it starts at
+    /// `start` (or is at least a window long). Returns false at the proper end of the frame.
+    fn next(&mut self, out: &mut Vec<u8>, start: usize) -> Result<bool> {
+        let descriptor = match self.descriptor {
+            Some(known) => known,
+            None => {
+                let read = read_descriptor(&mut self.reader, self.max)?;
+                *self.descriptor.insert(read)
+            }
+        };
+        let word = u32::from_le_bytes(read_array(&mut self.reader)?);
+        if word == 0 {
+            self.end(descriptor)?;
+            return Ok(false);
+        }
+        let len = (word & !STORED) as usize;
+        if len > descriptor.block_size {
+            return Err(Error::corrupt(format!(
+                "LZ4 block has {len} bytes, the frame allows {}",
+                descriptor.block_size
+            )));
+        }
+        let before = out.len();
+        if word & STORED != 0 {
+            read_bytes(&mut self.reader, len, out)?;
+            self.check_block(descriptor, &out[before..])?;
+        } else {
+            let mut compressed = std::mem::take(&mut self.compressed);
+            compressed.clear();
+            read_bytes(&mut self.reader, len, &mut compressed)?;
+            self.check_block(descriptor, &compressed)?;
+            expand(descriptor, &compressed, out, start)?;
+            self.compressed = compressed;
+        }
+        self.produced += (out.len() - before) as u64;
+        if self.produced > self.max {
+            return Err(too_large(self.max));
+        }
+        if descriptor.flags & CONTENT_CHECKSUM != 0 {
+            self.hasher.write(&out[before..]);
+        }
+        Ok(true)
+    }
+
+    fn check_block(&mut self, descriptor: Descriptor, bytes: &[u8]) -> Result<()> {
+        if descriptor.flags & BLOCK_CHECKSUMS == 0 {
+            return Ok(());
+        }
+        let expected = u32::from_le_bytes(read_array(&mut self.reader)?);
+        if XxHash32::oneshot(0, bytes) != expected {
+            return Err(Error::corrupt("LZ4 block has a wrong checksum"));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, descriptor: Descriptor) -> Result<()> {
+        if let Some(size) = descriptor.content_size
+            && size != self.produced
+        {
+            return Err(Error::corrupt(format!(
+                "LZ4 frame has {} bytes of content, its header says {size}",
+                self.produced
+            )));
+        }
+        if descriptor.flags & CONTENT_CHECKSUM != 0 {
+            let expected = u32::from_le_bytes(read_array(&mut self.reader)?);
+            if self.hasher.finish_32() != expected {
+                return Err(Error::corrupt("LZ4 frame has a wrong content checksum"));
+            }
+        }
+        let mut rest = Vec::new();
+        if self.reader.by_ref().take(1).read_to_end(&mut rest)? != 0 {
+            return Err(Error::corrupt("LZ4 frame is followed by other bytes"));
+        }
+        Ok(())
+    }
+}
+
+/// Decompresses a block to the end of `out`.
+fn expand(
+    descriptor: Descriptor,
+    compressed: &[u8],
+    out: &mut Vec<u8>,
+    start: usize,
+) -> Result<()> {
+    let before = out.len();
+    let most = compressed.len().saturating_mul(EXPANSION_MAX).saturating_add(EXPANSION_MAX);
+    out.resize(before + most.min(descriptor.block_size), 0);
+    let (past, room) = out.split_at_mut(before);
+    let len = if descriptor.flags & INDEPENDENT == 0 {
+        let window = before.saturating_sub(WINDOW_SIZE).max(start);
+        block::decompress_into_with_dict(compressed, room, &past[window..])
+    } else {
+        block::decompress_into(compressed, room)
+    };
+    let len = len.map_err(|why| Error::corrupt(format!("LZ4 block is damaged: {why}")))?;
+    out.truncate(before + len);
+    Ok(())
+}
+
+fn read_descriptor(reader: &mut impl Read, max: u64) -> Result<Descriptor> {
+    let magic = read_array(reader)?;
+    if magic != MAGIC {
+        let found = u32::from_be_bytes(magic);
+        return Err(Error::corrupt(format!("not an LZ4 frame: it starts with {found:08x}")));
+    }
+    let [flags, code]: [u8; 2] = read_array(reader)?;
+    let unsupported = |what: &str| {
+        Err(Error::corrupt(format!("LZ4 frame {what}: descriptor {flags:02x} {code:02x}")))
+    };
+    if flags & VERSION_MASK != VERSION {
+        return unsupported("has an unknown version");
+    }
+    if flags & RESERVED != 0 || code & 0b1000_1111 != 0 {
+        return unsupported("uses reserved bits");
+    }
+    if flags & DICTIONARY != 0 {
+        return unsupported("needs a dictionary");
+    }
+    let block_size = match code >> 4 {
+        4 => 64 << 10,
+        5 => 256 << 10,
+        6 => 1 << 20,
+        7 => BLOCK_SIZE,
+        _ => return unsupported("has an unknown block size"),
+    };
+    let mut hashed = vec![flags, code];
+    let mut content_size = None;
+    if flags & CONTENT_SIZE != 0 {
+        let bytes: [u8; 8] = read_array(reader)?;
+        hashed.extend_from_slice(&bytes);
+        content_size = Some(u64::from_le_bytes(bytes));
+    }
+    let [found] = read_array(reader)?;
+    if found != descriptor_checksum(&hashed) {
+        return unsupported("has a wrong header checksum");
+    }
+    if content_size.is_some_and(|size| size > max) {
+        return Err(too_large(max));
+    }
+    Ok(Descriptor { flags, block_size, content_size })
+}
+
+fn too_large(max: u64) -> Error {
+    Error::corrupt(format!("LZ4 frame has more than the {max} bytes of content allowed"))
+}
+
+fn descriptor_checksum(descriptor: &[u8]) -> u8 {
+    let [_, _, second, _] = XxHash32::oneshot(0, descriptor).to_be_bytes();
+    second
+}
+
+fn read_array<const N: usize>(reader: &mut impl Read) -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    match reader.read_exact(&mut bytes) {
+        Ok(()) => Ok(bytes),
+        Err(error) if error.kind() == Io::UnexpectedEof && error.get_ref().is_none() => {
+            Err(cut_short())
+        }
+        Err(error) => Err(error).context(|| "cannot read LZ4 frame".to_owned()),
+    }
+}
+
+/// Appends `len` bytes to `out`, without believing that there are so many.
+fn read_bytes(reader: &mut impl Read, len: usize, out: &mut Vec<u8>) -> Result<()> {
+    let read = reader.take(len as u64).read_to_end(out);
+    if read.context(|| "cannot read LZ4 frame".to_owned())? < len {
+        return Err(cut_short());
+    }
+    Ok(())
+}
+
+fn cut_short() -> Error {
+    Error::corrupt("LZ4 frame is cut short")
+}
