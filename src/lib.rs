@@ -21,3 +21,22 @@ pub mod serve;
 
 pub mod registry;
 pub mod sql;
+
+use std::ffi::{c_char, c_int};
+
+use sqlite_loadable::ext::{sqlite3, sqlite3_api_routines};
+
+/// What `.load ./liblitestream` and `sqlite3_load_extension` call.
+///
+/// # Safety
+/// Only SQLite calls it, with a connection, a place for an error text and its routines.
+#[expect(unsafe_code, reason = "the C entry point; everything it does is in host::load")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sqlite3_litestream_init(
+    db: *mut sqlite3,
+    message: *mut *mut c_char,
+    routines: *mut sqlite3_api_routines,
+) -> c_int {
+    // SAFETY: the pointers are passed on as they came.
+    unsafe { host::load::load(db, message, routines, sql::register) }
+}

@@ -1,0 +1,122 @@
+//! The few things asked of the operating system directly: signals, file locks, the process's identity.
+
+use std::fs::File;
+use std::mem::MaybeUninit;
+
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Signals a fault raises in the faulting thread. Blocking them would only take the host's own crash
+/// handler away.
+const FAULTS: [libc::c_int; 7] = [
+    libc::SIGABRT,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGSEGV,
+    libc::SIGSYS,
+    libc::SIGTRAP,
+];
+
+/// Blocks every signal but the faults in the calling thread, so that the host's signals are handled by the
+/// host's threads. A background thread calls it first thing.
+pub fn block_signals() {
+    set_mask(&all_but_faults());
+}
+
+/// Runs `body` with signals blocked and restores the mask after. A thread started inside inherits the
+/// block, so it never sees a signal, not even before its first line.
+pub fn with_signals_blocked<T>(body: impl FnOnce() -> T) -> T {
+    struct Restore(libc::sigset_t);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            set_mask(&self.0);
+        }
+    }
+    let _restore = Restore(set_mask(&all_but_faults()));
+    body()
+}
+
+fn all_but_faults() -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the pointer is good; the call initializes the whole set.
+    unsafe { libc::sigfillset(set.as_mut_ptr()) };
+    // SAFETY: initialized above (and all zeroes is a valid set anyway).
+    let mut set = unsafe { set.assume_init() };
+    for fault in FAULTS {
+        // SAFETY: an initialized set and a valid signal number.
+        unsafe { libc::sigdelset(&raw mut set, fault) };
+    }
+    set
+}
+
+/// Sets the thread's mask and returns the one before.
+fn set_mask(mask: &libc::sigset_t) -> libc::sigset_t {
+    let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: both sets are good. The call fails only for an unknown verb.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, before.as_mut_ptr()) };
+    // SAFETY: written by the call; all zeroes (no signal blocked) would be valid as well.
+    unsafe { before.assume_init() }
+}
+
+/// This process's id; differs in the child after `fork`.
+pub fn pid() -> u32 {
+    std::process::id()
+}
+
+/// Tries to take a POSIX write lock on the whole of `file`, without waiting; false if another process has
+/// it. The lock ends with the process, and with the close of *any* descriptor this process has of the
+/// file. A child of `fork` does not inherit it.
+pub fn lock_file(file: &File) -> Result<bool> {
+    match fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
+        Err(errno) => {
+            Err(Error::new(ErrorKind::Io, format!("lock a file: {}", std::io::Error::from(errno))))
+        }
+    }
+}
+
+/// Keeps this library mapped for the life of the process, whatever the host does with it.
+pub(super) fn pin_library() {
+    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+    let address = pin_library as *const libc::c_void;
+    // SAFETY: any address may be asked about; the result is ours.
+    if unsafe { libc::dladdr(address, info.as_mut_ptr()) } == 0 {
+        return;
+    }
+    // SAFETY: filled by dladdr.
+    let name = unsafe { info.assume_init() }.dli_fname;
+    if !name.is_null() {
+        let flags = libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+        // SAFETY: a NUL-terminated name from the loader; NOLOAD opens only what is mapped already.
+        unsafe { libc::dlopen(name, flags) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocked(signal: libc::c_int) -> bool {
+        let mut now = MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: asks for the mask without changing it.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, std::ptr::null(), now.as_mut_ptr()) };
+        // SAFETY: written by the call.
+        let now = unsafe { now.assume_init() };
+        // SAFETY: an initialized set and a valid signal number.
+        unsafe { libc::sigismember(&raw const now, signal) == 1 }
+    }
+
+    #[test]
+    fn threads_started_inside_inherit_the_block() {
+        assert!(!blocked(libc::SIGUSR1));
+        let inside = with_signals_blocked(|| {
+            std::thread::spawn(|| (blocked(libc::SIGUSR1), blocked(libc::SIGSEGV))).join()
+        });
+        assert_eq!(inside.unwrap(), (true, false));
+        assert!(!blocked(libc::SIGUSR1));
+    }
+}
