@@ -1,0 +1,219 @@
+//! One checkpoint by us, so arranged that no frame can be lost and no writer waits for long.
+//!
+//! ```text
+//!   CKPT held, no slot
+//!     | take a slot                       restart blocked by the slot from here
+//!     | capture up to the header, flush
+//!     | release CKPT, PASSIVE, take CKPT
+//!     | captured and in files >= nBackfill, same WAL?  drop the slot
+//!   CKPT held, no slot; nBackfill == mxFrame: armed, the next writer restarts the WAL
+//! ```
+//!
+//! A writer that never pauses keeps mxFrame ahead of nBackfill; after two rounds the gate is closed for the
+//! short tail: no transaction can begin, the tail is checkpointed, the gate opens on an armed WAL.
+
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::pin::{GATE_SLOT, Pin};
+use super::scanner::Scanner;
+use super::{Counters, policy};
+use crate::error::{Error, Result, lock};
+use crate::host::conn::{Checkpointed, Connection};
+use crate::info::CheckpointMode;
+use crate::log::{Log, Pack};
+use crate::pos::Pos;
+
+/// How long to try to get WAL_CKPT_LOCK back from an application's own checkpoint.
+const RETAKE_BUDGET: Duration = Duration::from_millis(5);
+/// How long the gate waits for running transactions to end.
+const GATE_BUDGET: Duration = Duration::from_millis(2);
+/// How long the gate stays unused on a device found too slow for it.
+const GATE_PAUSE: Duration = Duration::from_secs(30);
+
+/// The checkpointing half of a session.
+pub(super) struct Cycle<'s> {
+    pub(super) pin: Pin,
+    pub(super) sql: Connection,
+    pub(super) scanner: &'s Mutex<Scanner>,
+    pub(super) log: &'s Log,
+    pub(super) counters: &'s Counters,
+    gate_again: Instant,
+}
+
+impl<'s> Cycle<'s> {
+    /// Takes over the locks of a session that has begun.
+    pub(super) fn new(
+        pin: Pin,
+        sql: Connection,
+        scanner: &'s Mutex<Scanner>,
+        log: &'s Log,
+        counters: &'s Counters,
+    ) -> Self {
+        Cycle { pin, sql, scanner, log, counters, gate_again: Instant::now() }
+    }
+
+    /// Checkpoints. Afterwards the WAL is armed, or a writer was too busy and it is tried again later.
+    pub(super) fn run(&mut self) -> Result<Checkpointed> {
+        let mut done = Checkpointed { busy: true, log: -1, checkpointed: -1 };
+        for _ in 0..2 {
+            if !self.pin.take_slot()? {
+                return Ok(done);
+            }
+            self.capture()?;
+            self.log.flush(policy::pack(self.log.unflushed_bytes()), false)?;
+            done = self.checkpoint(CheckpointMode::Passive, RETAKE_BUDGET)?;
+            if !self.settle()? || self.pin.view().is_armed() {
+                return Ok(done);
+            }
+        }
+        if Instant::now() >= self.gate_again { self.gate() } else { Ok(done) }
+    }
+
+    /// Gives up a slot that an earlier run had to keep. False: not yet.
+    pub(super) fn settle(&mut self) -> Result<bool> {
+        if self.pin.slot().is_none() {
+            return Ok(true);
+        }
+        if !self.pin.take_checkpoint(Duration::ZERO)? {
+            return Ok(false);
+        }
+        if !self.may_restart()? {
+            self.capture()?;
+            self.log.flush(Pack::Stored, false)?;
+            if !self.may_restart()? {
+                return Ok(false);
+            }
+        }
+        self.pin.release_slot();
+        Ok(true)
+    }
+
+    /// The rule: what is checkpointed is captured and in files, in the same incarnation of the WAL.
+    fn may_restart(&self) -> Result<bool> {
+        let backfilled = self.pin.view().backfilled();
+        if backfilled == 0 {
+            return Ok(true);
+        }
+        let Some(header) = self.pin.view().header() else { return Ok(false) };
+        let (tip, frames) = {
+            let scanner = lock(self.scanner);
+            (scanner.tip(), scanner.frames())
+        };
+        let same = tip.chain.is_some_and(|chain| chain.salts == header.file_salts());
+        Ok(same && backfilled <= frames && self.flushed_to(tip.pos))
+    }
+
+    /// Whether everything before `pos` is in files.
+    fn flushed_to(&self, pos: Pos) -> bool {
+        let flushed = self.log.flushed();
+        flushed.generation == pos.generation
+            && (flushed.index, flushed.offset) >= (pos.index, pos.offset)
+    }
+
+    fn capture(&self) -> Result<()> {
+        lock(self.scanner).catch_up_now(self.counters)
+    }
+
+    /// Lets go of WAL_CKPT_LOCK for one checkpoint of ours. A slot is held, so no restart happens.
+    fn checkpoint(&mut self, mode: CheckpointMode, retake: Duration) -> Result<Checkpointed> {
+        self.pin.release_checkpoint();
+        let done = self.sql.checkpoint(mode.code());
+        // Without it at once, somebody else's checkpoint got in: the slot stays until it is ours again.
+        self.pin.take_checkpoint(retake)?;
+        self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+        done
+    }
+
+    fn gate(&mut self) -> Result<Checkpointed> {
+        let missed = Checkpointed { busy: true, log: -1, checkpointed: -1 };
+        if !self.pin.take_slot()? {
+            return Ok(missed);
+        }
+        if self.pin.slot() != Some(GATE_SLOT) {
+            self.settle()?;
+            return Ok(missed);
+        }
+        if !self.pin.close_gate(GATE_BUDGET)? {
+            self.settle()?;
+            return Ok(missed);
+        }
+        let closed = Instant::now();
+        let done = self.behind_the_gate();
+        self.pin.open_gate();
+        let held = closed.elapsed();
+        self.count_gate(held);
+        if held > policy::GATE_SYNC_MAX {
+            self.gate_again = Instant::now() + GATE_PAUSE;
+        }
+        done
+    }
+
+    /// Nobody can append: the rest is captured, written, checkpointed, and the WAL is armed.
+    fn behind_the_gate(&mut self) -> Result<Checkpointed> {
+        self.capture()?;
+        // One try: a waiting checkpoint of the application would keep the gate shut.
+        let done = self.checkpoint(CheckpointMode::Passive, Duration::ZERO)?;
+        self.log.flush(Pack::Stored, false)?;
+        self.settle()?;
+        Ok(done)
+    }
+
+    fn count_gate(&self, held: Duration) {
+        let us = u64::try_from(held.as_micros()).unwrap_or(u64::MAX);
+        self.counters.gates.fetch_add(1, Ordering::Relaxed);
+        self.counters.gate_us.fetch_add(us, Ordering::Relaxed);
+        self.counters.gate_us_max.fetch_max(us, Ordering::Relaxed);
+    }
+
+    /// A writer died between the two copies of the header. Recovery needs WAL_CKPT_LOCK: a reader of ours
+    /// does it while a slot keeps the WAL as it is.
+    pub(super) fn recover(&mut self) -> Result<()> {
+        self.pin.take_slot()?;
+        self.pin.release_checkpoint();
+        let read = self.sql.query_i64("SELECT count(*) FROM sqlite_schema");
+        self.pin.take_checkpoint(RETAKE_BUDGET)?;
+        read.map_err(|error| error.context("cannot recover the WAL's index"))?;
+        self.settle().map(|_| ())
+    }
+
+    /// The application's checkpoint, in its place: everything captured, then the mode it asked for.
+    pub(super) fn on_request(&mut self, mode: CheckpointMode) -> Result<Checkpointed> {
+        if mode == CheckpointMode::Passive {
+            return self.run();
+        }
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let done = self.run()?;
+            let armed = self.pin.view().is_armed();
+            if armed && mode == CheckpointMode::Truncate && self.pin.slot().is_none() {
+                return self.truncate();
+            }
+            if armed || Instant::now() >= deadline {
+                return Ok(Checkpointed { busy: !armed, ..done });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// TRUNCATE restarts the WAL itself, under its write lock. It cannot be told from a writer's restart
+    /// followed by commits we never saw, except by salt-1: each restart adds one to it. Anything but one
+    /// restart ends the session, and the next begins a new generation.
+    fn truncate(&mut self) -> Result<Checkpointed> {
+        let salts = |cycle: &Self| cycle.pin.view().header().map(|header| header.file_salts());
+        let before = salts(self);
+        self.pin.release_checkpoint();
+        let done = self.sql.checkpoint(CheckpointMode::Truncate.code());
+        let after = salts(self);
+        let retaken = self.pin.take_checkpoint(RETAKE_BUDGET)?;
+        let one_restart = match (before, after) {
+            (Some(before), Some(after)) => after == before || after[0] == before[0].wrapping_add(1),
+            _ => false,
+        };
+        if !one_restart || !retaken {
+            return Err(Error::generation_changed().context("TRUNCATE met another checkpoint"));
+        }
+        done
+    }
+}

@@ -1,0 +1,288 @@
+//! The keeper: one thread a database that supervises sessions and, within one, does all that may take time:
+//! segment files, checkpoints, snapshots, trimming, requests.
+//!
+//! ```text
+//! standby --lock file ours--> begin --> snapshot if the generation is new --> running --error--> pause --> begin
+//! ```
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use super::cycle::Cycle;
+use super::notice::Notice;
+use super::{Request, Session, Shared, State, begin, policy};
+use crate::error::{Error, ErrorKind, Result, lock};
+use crate::host::file::Door;
+use crate::host::os;
+use crate::log::Pack;
+use crate::pos::Pos;
+use crate::registry;
+
+/// Segment files are written at least this often while there is something to write.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// A busy WAL is looked at this often for a moment to checkpoint.
+const TICK: Duration = Duration::from_millis(2);
+/// With nothing due the keeper sleeps this long.
+const IDLE: Duration = Duration::from_millis(500);
+/// How often a standby looks whether the capturing process has ended.
+const STANDBY_POLL: Duration = Duration::from_millis(250);
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Runs sessions until stopped.
+pub(super) fn supervise(shared: &Arc<Shared>, inbox: &Receiver<Request>, woken: &Receiver<()>) {
+    let outcome = stand_by(shared, woken);
+    if let Err(error) = &outcome {
+        shared.fail(error);
+    }
+    let held = outcome.ok().flatten();
+    let mut pause = RETRY_MIN;
+    while held.is_some() && !shared.stopping() {
+        shared.set_state(State::Starting);
+        let started = Instant::now();
+        match run_session(shared, inbox, woken) {
+            Ok(()) => break,
+            Err(error) if shared.stopping() => {
+                registry::log(registry::Level::Info, &shared.config.path, &error.to_string());
+            }
+            Err(error) => {
+                shared.fail(&error);
+                refuse_all(inbox, &error);
+                if started.elapsed() > RETRY_MAX {
+                    pause = RETRY_MIN;
+                }
+                let until = Instant::now() + pause;
+                while !shared.stopping() && Instant::now() < until {
+                    shared.pause(woken, until.saturating_duration_since(Instant::now()));
+                }
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+        }
+    }
+    shared.set_state(State::Stopped);
+}
+
+/// Waits until this process is the one that captures. The lock file stays open as long as we do; its
+/// POSIX lock dies with the process and is not inherited by a fork.
+fn stand_by(shared: &Shared, woken: &Receiver<()>) -> Result<Option<File>> {
+    let file = shared.layout.open_in_place(&shared.layout.lock_file())?;
+    while !shared.stopping() {
+        if os::lock_file(&file)? {
+            return Ok(Some(file));
+        }
+        shared.set_state(State::Standby);
+        shared.pause(woken, STANDBY_POLL);
+    }
+    Ok(None)
+}
+
+fn refuse_all(inbox: &Receiver<Request>, error: &Error) {
+    let why = || Error::new(ErrorKind::Busy, format!("capture is not running: {error}"));
+    while let Ok(request) = inbox.try_recv() {
+        // Whoever asked may have given up waiting.
+        let _asker_gone = match request {
+            Request::Snapshot(answer) => answer.send(Err(why())).is_err(),
+            Request::Checkpoint(_, answer) => answer.send(Err(why())).is_err(),
+        };
+    }
+}
+
+fn run_session(
+    shared: &Arc<Shared>,
+    inbox: &Receiver<Request>,
+    woken: &Receiver<()>,
+) -> Result<()> {
+    let mut begun = begin::begin(shared)?;
+    begun.scanner.catch_up_now(&shared.counters)?;
+    let session = Arc::new(Session {
+        scanner: std::sync::Mutex::new(begun.scanner),
+        over: AtomicBool::new(false),
+        torn: AtomicBool::new(false),
+        failed: std::sync::Mutex::new(None),
+    });
+    let cycle = Cycle::new(begun.pin, begun.sql, &session.scanner, &shared.log, &shared.counters);
+    let mut keeper = Keeper {
+        shared,
+        session: &session,
+        door: &begun.door,
+        cycle,
+        tried_at: 0,
+        flushed: Instant::now(),
+    };
+    let worker = {
+        let (shared, session) = (Arc::clone(shared), Arc::clone(&session));
+        let wal = begun.door.wal_path().to_owned();
+        registry::spawn_worker("litestream-cap", move || {
+            if let Err(error) = Notice::new(&shared, &session, &wal).run() {
+                *lock(&session.failed) = Some(error);
+                shared.wake_keeper();
+            }
+        })?
+    };
+    let outcome = keeper.start(begun.fresh).and_then(|()| keeper.run(inbox, woken));
+    session.over.store(true, Ordering::Release);
+    registry::join(worker);
+    *lock(&shared.session) = None;
+    let last = keeper.finish();
+    outcome.and(last)
+}
+
+struct Keeper<'s> {
+    shared: &'s Shared,
+    session: &'s Arc<Session>,
+    door: &'s Arc<Door>,
+    cycle: Cycle<'s>,
+    tried_at: u32,
+    flushed: Instant,
+}
+
+impl Keeper<'_> {
+    /// The first snapshot of a new generation, then the log is open to followers.
+    fn start(&mut self, fresh: bool) -> Result<()> {
+        if fresh {
+            self.snapshot()?;
+        } else {
+            self.shared.log.resume();
+        }
+        self.cycle.settle()?;
+        *lock(&self.shared.session) = Some(Arc::clone(self.session));
+        self.shared.set_state(State::Running);
+        Ok(())
+    }
+
+    fn run(&mut self, inbox: &Receiver<Request>, woken: &Receiver<()>) -> Result<()> {
+        let mut frames = 0;
+        let mut grown_at = Instant::now();
+        while !self.shared.stopping() {
+            if let Some(error) = lock(&self.session.failed).take() {
+                return Err(error);
+            }
+            if let Some(why) = self.shared.log.damage() {
+                return Err(Error::new(ErrorKind::Corrupt, why));
+            }
+            if self.session.torn.swap(false, Ordering::AcqRel) {
+                self.cycle.recover()?;
+            }
+            self.answer(inbox)?;
+            let now_frames = lock(&self.session.scanner).frames();
+            if now_frames != frames {
+                frames = now_frames;
+                grown_at = Instant::now();
+            }
+            self.checkpoint_if_due(frames, grown_at)?;
+            self.flush_if_due()?;
+            self.snapshot_if_due()?;
+            self.shared.pause(woken, self.next_look(frames));
+        }
+        Ok(())
+    }
+
+    fn next_look(&self, frames: u32) -> Duration {
+        let due = frames >= policy::CHECKPOINT_FRAMES && !self.cycle.pin.view().is_armed();
+        if due || self.cycle.pin.slot().is_some() {
+            TICK
+        } else if self.shared.log.unflushed_bytes() > 0 {
+            FLUSH_EVERY.saturating_sub(self.flushed.elapsed()).max(TICK)
+        } else {
+            IDLE
+        }
+    }
+
+    fn checkpoint_if_due(&mut self, frames: u32, grown_at: Instant) -> Result<()> {
+        if self.cycle.pin.slot().is_some() && !self.cycle.settle()? {
+            return Ok(());
+        }
+        if frames < self.tried_at {
+            self.tried_at = 0;
+        }
+        let wal = policy::Wal {
+            frames,
+            tried_at: self.tried_at,
+            quiet: grown_at.elapsed(),
+            armed: self.cycle.pin.view().is_armed(),
+        };
+        if policy::wants_checkpoint(wal) {
+            self.cycle.run()?;
+            self.tried_at = lock(&self.session.scanner).frames();
+        }
+        Ok(())
+    }
+
+    fn flush_if_due(&mut self) -> Result<()> {
+        let bytes = self.shared.log.unflushed_bytes();
+        if bytes == 0 {
+            self.flushed = Instant::now();
+        } else if self.flushed.elapsed() >= FLUSH_EVERY {
+            self.shared.log.flush(policy::pack(bytes), true)?;
+            self.flushed = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn snapshot_if_due(&mut self) -> Result<()> {
+        let bytes = self.shared.log.segment_bytes_since_snapshot();
+        let minimum = self.shared.config.log_bytes_min;
+        // An index cannot be cut: a second snapshot of the same one would bound nothing.
+        if self.shared.log.is_snapshot_current() {
+            return Ok(());
+        }
+        // Cheap for the common case: the size of the database is asked only beyond the minimum.
+        if bytes > minimum && policy::wants_snapshot(bytes, self.door.db_size()?, minimum) {
+            self.snapshot()?;
+        }
+        Ok(())
+    }
+
+    /// A snapshot, and the log trimmed to its bound afterwards. WAL_CKPT_LOCK must be ours.
+    fn snapshot(&mut self) -> Result<Pos> {
+        if !self.cycle.pin.take_checkpoint(Duration::from_secs(1))? {
+            let why = "another connection's checkpoint does not end";
+            return Err(Error::new(ErrorKind::Busy, why));
+        }
+        let at = {
+            let mut scanner = lock(&self.session.scanner);
+            scanner.catch_up_now(&self.shared.counters)?;
+            scanner.tip().pos
+        };
+        let pos = begin::snapshot(self.shared, self.door, at)?;
+        self.shared.log.flush(policy::pack(self.shared.log.unflushed_bytes()), true)?;
+        self.shared.log.adopt()?;
+        let size = self.door.db_size()?;
+        let bound = policy::log_bytes_max(size, self.shared.config.log_bytes_min);
+        self.shared.log.trim(bound)?;
+        Ok(pos)
+    }
+
+    fn answer(&mut self, inbox: &Receiver<Request>) -> Result<()> {
+        while let Ok(request) = inbox.try_recv() {
+            let failed = match request {
+                Request::Snapshot(answer) => reply(&answer, self.snapshot()),
+                Request::Checkpoint(mode, answer) => reply(&answer, self.cycle.on_request(mode)),
+            };
+            failed?;
+        }
+        Ok(())
+    }
+
+    /// The last of the session: what was captured is in files before the locks go.
+    fn finish(&mut self) -> Result<()> {
+        let captured = lock(&self.session.scanner).catch_up_now(&self.shared.counters);
+        let flushed = self.shared.log.flush(Pack::Compressed, true);
+        self.cycle.pin.release_all();
+        captured.and(flushed)
+    }
+}
+
+/// Sends the outcome to whoever asked. An error that would end the session still does.
+fn reply<T>(answer: &crossbeam_channel::Sender<Result<T>>, outcome: Result<T>) -> Result<()> {
+    let ends = outcome.as_ref().err().map(|error| Error::new(error.kind(), error.to_string()));
+    let _asker_gone = answer.send(outcome);
+    match ends {
+        Some(error) if error.kind() != ErrorKind::Busy => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,135 @@
+//! Noticing commits: asleep until the WAL grows, then looking for a moment, never spinning.
+//!
+//! inotify fires at the write of the frames, before SQLite publishes the header; so after an event the
+//! header is looked at in a short burst that ends at the first hit. Being woken per commit costs a busy
+//! writer more than it gains, so after two hits within 2 ms the WAL is polled every 0.5 ms until it is quiet
+//! for 5 ms. Idle, the header is looked at every 100 ms in case an event was lost (a full queue, a file system
+//! that has no events).
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::fs::inotify;
+
+use super::scanner::Progress;
+use super::{Session, Shared, policy};
+use crate::error::{Context, Error, ErrorKind, Result, lock};
+
+const IDLE_POLL: Duration = Duration::from_millis(100);
+const BUSY_POLL: Duration = Duration::from_micros(500);
+/// Two hits this close together: the writer is busy.
+const BUSY_GAP: Duration = Duration::from_millis(2);
+/// No hit for this long: it is not.
+const QUIET: Duration = Duration::from_millis(5);
+/// A burst looks this often and this long for the header of frames that were just written. With
+/// synchronous=FULL the writer's fsync lies between the two.
+const BURST_POLL: Duration = Duration::from_micros(50);
+const BURST: Duration = Duration::from_millis(1);
+/// A header torn for longer than this is a dead writer's.
+const TORN_MAX: Duration = Duration::from_millis(5);
+
+/// Watches the WAL of one session until it ends.
+pub(super) struct Notice<'s> {
+    shared: &'s Shared,
+    session: &'s Session,
+    events: Option<OwnedFd>,
+}
+
+impl<'s> Notice<'s> {
+    /// Starts watching; without events (no inotify left) the WAL is polled.
+    pub(super) fn new(shared: &'s Shared, session: &'s Session, wal: &Path) -> Notice<'s> {
+        Notice { shared, session, events: watch(wal).ok() }
+    }
+
+    /// Captures until the session ends, or an error does.
+    pub(super) fn run(&self) -> Result<()> {
+        let mut last_hit = Instant::now();
+        let mut torn_since = None;
+        let mut busy = false;
+        let mut burst_until = None;
+        while !self.session.over.load(Ordering::Acquire) {
+            let now = Instant::now();
+            match self.look()? {
+                Progress::Captured(_) => {
+                    torn_since = None;
+                    burst_until = None;
+                    busy = now.duration_since(last_hit) < BUSY_GAP;
+                    last_hit = now;
+                    self.tell_keeper();
+                }
+                Progress::Torn => {
+                    let since = *torn_since.get_or_insert(now);
+                    if now.duration_since(since) > TORN_MAX {
+                        self.session.torn.store(true, Ordering::Release);
+                        self.shared.wake_keeper();
+                    }
+                }
+                Progress::Nothing => {
+                    torn_since = None;
+                    busy = busy && now.duration_since(last_hit) < QUIET;
+                }
+            }
+            let bursting = burst_until.is_some_and(|until| now < until);
+            if torn_since.is_some() || bursting {
+                std::thread::sleep(BURST_POLL);
+            } else if busy {
+                std::thread::sleep(BUSY_POLL);
+            } else if self.sleep()? {
+                burst_until = Some(Instant::now() + BURST);
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&self) -> Result<Progress> {
+        lock(&self.session.scanner).catch_up(&self.shared.counters)
+    }
+
+    /// A WAL past the threshold is the keeper's to checkpoint.
+    fn tell_keeper(&self) {
+        let frames = self.shared.counters.wal_frames.load(Ordering::Relaxed);
+        if frames >= u64::from(policy::CHECKPOINT_FRAMES) {
+            self.shared.wake_keeper();
+        }
+    }
+
+    /// Waits for an event; false if the idle poll came first.
+    fn sleep(&self) -> Result<bool> {
+        let Some(events) = &self.events else {
+            std::thread::sleep(Duration::from_millis(1));
+            return Ok(false);
+        };
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(IDLE_POLL.subsec_nanos()).into() };
+        let mut fds = [PollFd::new(events, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),
+            Ok(_) => drain(events).map(|()| true),
+            Err(error) => Err(Error::from(std::io::Error::from(error)).context("poll")),
+        }
+    }
+}
+
+fn watch(wal: &Path) -> Result<OwnedFd> {
+    let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
+    let events = inotify::init(flags).map_err(std::io::Error::from).context(|| "inotify".into())?;
+    inotify::add_watch(&events, wal, inotify::WatchFlags::MODIFY)
+        .map_err(std::io::Error::from)
+        .context(|| format!("cannot watch {}", wal.display()))?;
+    Ok(events)
+}
+
+/// Takes all waiting events; what they say is always the same.
+fn drain(events: &OwnedFd) -> Result<()> {
+    let mut buffer = [0u8; 4096];
+    loop {
+        match rustix::io::read(events, &mut buffer) {
+            Ok(0) => return Err(Error::new(ErrorKind::Io, "inotify ended")),
+            Ok(_) => {}
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(()),
+            Err(error) => return Err(Error::from(std::io::Error::from(error)).context("inotify")),
+        }
+    }
+}

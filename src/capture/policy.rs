@@ -1,0 +1,95 @@
+//! When to checkpoint, when to pack how, when to take a snapshot: decisions without clocks or files.
+
+use std::time::Duration;
+
+use crate::log::Pack;
+
+/// Frames in the WAL before we checkpoint: SQLite's own default.
+pub(super) const CHECKPOINT_FRAMES: u32 = 1000;
+/// A busy writer is tried again after this many more frames.
+const RETRY_FRAMES: u32 = 250;
+/// A writer this quiet is likely between transactions.
+const QUIET: Duration = Duration::from_millis(1);
+/// At most this many bytes wait in memory for the keeper; capture writes them itself beyond.
+pub(super) const UNFLUSHED_BYTES_MAX: usize = 8 << 20;
+/// Batches up to this size are compressed; larger ones come from a writer faster than compression.
+const COMPRESS_BYTES_MAX: usize = 1 << 20;
+/// A gate whose checkpoint takes longer than this holds writers too long on this device.
+pub(super) const GATE_SYNC_MAX: Duration = Duration::from_millis(20);
+/// The least a log may hold before a new snapshot bounds it, in bytes.
+pub const LOG_BYTES_MIN: u64 = 64 << 20;
+
+/// What the checkpoint decision looks at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wal {
+    /// Frames captured in this WAL.
+    pub(super) frames: u32,
+    /// Frames when we last tried.
+    pub(super) tried_at: u32,
+    /// Time without a new frame.
+    pub(super) quiet: Duration,
+    /// Everything is checkpointed already: the next writer restarts the WAL.
+    pub(super) armed: bool,
+}
+
+/// Whether to checkpoint now.
+pub(super) fn wants_checkpoint(wal: Wal) -> bool {
+    let grown = wal.frames >= wal.tried_at.saturating_add(RETRY_FRAMES);
+    let fresh = wal.frames != wal.tried_at;
+    wal.frames >= CHECKPOINT_FRAMES && !wal.armed && (grown || (fresh && wal.quiet >= QUIET))
+}
+
+/// How to pack a batch of this many bytes.
+pub(super) fn pack(bytes: usize) -> Pack {
+    if bytes <= COMPRESS_BYTES_MAX { Pack::Compressed } else { Pack::Stored }
+}
+
+/// Whether the segments since the newest snapshot outweigh a new one.
+pub(super) fn wants_snapshot(segment_bytes: u64, database_bytes: u64, bytes_min: u64) -> bool {
+    segment_bytes > log_bytes_max(database_bytes, bytes_min)
+}
+
+/// Segment bytes the log may hold.
+pub(super) fn log_bytes_max(database_bytes: u64, bytes_min: u64) -> u64 {
+    database_bytes.max(bytes_min)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(frames: u32, tried_at: u32, quiet_us: u64, armed: bool, expected: bool) {
+        let wal = Wal { frames, tried_at, quiet: Duration::from_micros(quiet_us), armed };
+        assert_eq!(wants_checkpoint(wal), expected, "{wal:?}");
+    }
+
+    #[test]
+    fn checkpoints_at_the_threshold_when_quiet_or_grown() {
+        check(999, 0, 5000, false, false);
+        check(1000, 0, 0, false, true);
+        check(1000, 900, 0, false, false);
+        check(1000, 900, 1000, false, true);
+        check(1150, 900, 0, false, true);
+        check(5000, 0, 5000, true, false);
+    }
+
+    #[test]
+    fn a_try_is_not_repeated_on_the_same_frames() {
+        check(1500, 1500, 10_000, false, false);
+        check(1501, 1500, 10_000, false, true);
+        check(u32::MAX, u32::MAX, 10_000, false, false);
+    }
+
+    #[test]
+    fn the_log_is_bounded_by_the_larger_of_database_and_minimum() {
+        assert!(!wants_snapshot(64 << 20, 1 << 20, LOG_BYTES_MIN));
+        assert!(wants_snapshot((64 << 20) + 1, 1 << 20, LOG_BYTES_MIN));
+        assert!(!wants_snapshot(900 << 20, 1 << 30, LOG_BYTES_MIN));
+    }
+
+    #[test]
+    fn only_small_batches_are_compressed() {
+        assert_eq!(pack(1 << 20), Pack::Compressed);
+        assert_eq!(pack((1 << 20) + 1), Pack::Stored);
+    }
+}

@@ -1,0 +1,172 @@
+//! Reads new frames from the WAL, proves them and appends them to the log.
+//!
+//! A frame is taken if and only if it is at or before the published `mxFrame`, its salts are the WAL's and
+//! its checksum continues the chain; and the chain at `mxFrame` must equal the header's own checksum.
+//! `mxFrame` is always the end of a transaction, so nothing uncommitted is ever read.
+//!
+//! After a restart the wal-index shows new salts and `mxFrame` 0 before the WAL's header is written, and
+//! the salts may change once more. The old end stays our position until the first commit of the new WAL.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{Counters, policy, view::View};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::file::Door;
+use crate::log::{Log, Pack, SEGMENT_BYTES_MAX, Segment, Tip};
+use crate::pos::{Offset, Pos};
+use crate::wal::{self, Chain, PageSize, WAL_HEADER_SIZE, WalHeader};
+use crate::walindex::IndexHeader;
+
+/// A torn header is normal for microseconds while a writer publishes.
+const TORN_PATIENCE: Duration = Duration::from_millis(5);
+
+/// What a look at the WAL brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Nothing new.
+    Nothing,
+    /// This many frames were appended to the log.
+    Captured(u32),
+    /// The header's copies differ: a writer is publishing, or died doing so.
+    Torn,
+}
+
+/// The reader of one WAL.
+pub(super) struct Scanner {
+    view: View,
+    wal: File,
+    log: Arc<Log>,
+    page_size: PageSize,
+    tip: Tip,
+    frame: u32,
+}
+
+impl Scanner {
+    /// Reads on from `tip`, `frame` frames into its index.
+    pub(super) fn new(door: &Arc<Door>, log: &Arc<Log>, tip: Tip, frame: u32) -> Result<Scanner> {
+        let path = door.wal_path();
+        let wal = File::open(&path).context(|| format!("cannot open {}", path.display()))?;
+        let page_size = door.page_size();
+        let view = View::open(door)?;
+        let log = Arc::clone(log);
+        Ok(Scanner { view, wal, log, page_size, tip, frame })
+    }
+
+    /// Where it has read to.
+    pub(super) fn tip(&self) -> Tip {
+        self.tip
+    }
+
+    /// Frames of the current WAL that are captured.
+    pub(super) fn frames(&self) -> u32 {
+        self.frame
+    }
+
+    /// Captures up to the published end.
+    pub(super) fn catch_up(&mut self, counters: &Counters) -> Result<Progress> {
+        let Some(header) = self.view.header() else { return Ok(Progress::Torn) };
+        let ours = self.tip.chain.is_some_and(|chain| chain.salts == header.file_salts());
+        let from = if ours { self.frame } else { 0 };
+        if header.max_frame == from {
+            return Ok(Progress::Nothing);
+        }
+        if header.max_frame < from {
+            let why = format!("the WAL went back from frame {from} to {}", header.max_frame);
+            return Err(Error::new(ErrorKind::ChecksumMismatch, why));
+        }
+        if !ours {
+            self.enter_new_wal(&header)?;
+        }
+        let started = self.tip.pos;
+        let mut commits = 0;
+        while self.frame < header.max_frame {
+            commits += self.read_some(&header)?;
+        }
+        counters.commits.fetch_add(u64::from(commits), Ordering::Relaxed);
+        let end = self.tip.chain.map(|chain| chain.checksum);
+        if end != Some(header.frame_checksum()) {
+            let why = format!("the WAL's checksum at {} is not its index's", self.tip.pos);
+            return Err(Error::new(ErrorKind::ChecksumMismatch, why));
+        }
+        let bytes = self.tip.pos.offset.get().saturating_sub(started.offset.get());
+        counters.wal_bytes.fetch_add(bytes, Ordering::Relaxed);
+        counters.wal_frames.store(u64::from(self.frame), Ordering::Relaxed);
+        if self.log.unflushed_bytes() > policy::UNFLUSHED_BYTES_MAX {
+            self.log.flush(Pack::Stored, false)?;
+        }
+        Ok(Progress::Captured(header.max_frame - from))
+    }
+
+    /// Captures up to the end published now, waiting out a writer in the act of publishing.
+    pub(super) fn catch_up_now(&mut self, counters: &Counters) -> Result<()> {
+        let deadline = Instant::now() + TORN_PATIENCE;
+        while self.catch_up(counters)? == Progress::Torn {
+            if Instant::now() > deadline {
+                let why = "a writer died while publishing a commit; recovery is under way";
+                return Err(Error::new(ErrorKind::Busy, why));
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// The WAL was restarted: its header starts the next index.
+    fn enter_new_wal(&mut self, index: &IndexHeader) -> Result<()> {
+        let mut bytes = [0u8; WAL_HEADER_SIZE];
+        self.read_exact_at(&mut bytes, 0)?;
+        let header = WalHeader::decode(&bytes)?;
+        if header.salts != index.file_salts() || header.page_size != self.page_size {
+            let why = "the WAL's header is not the one its index names";
+            return Err(Error::new(ErrorKind::ChecksumMismatch, why));
+        }
+        if self.tip.chain.is_some() {
+            self.tip.pos =
+                Pos { index: self.tip.pos.index.next(), offset: Offset::default(), ..self.tip.pos };
+        }
+        self.tip.chain = Some(Chain::start(&header));
+        self.frame = 0;
+        Ok(())
+    }
+
+    /// Reads, proves and appends at most one segment: whole transactions if one ends inside it. Says how
+    /// many.
+    fn read_some(&mut self, header: &IndexHeader) -> Result<u32> {
+        let Some(chain) = self.tip.chain else { return Err(Error::no_wal_segments()) };
+        let frame_size = self.page_size.frame_size();
+        let room = u32::try_from(SEGMENT_BYTES_MAX / frame_size).unwrap_or(u32::MAX);
+        let wanted = (header.max_frame - self.frame).min(room);
+        let lead = if self.frame == 0 { WAL_HEADER_SIZE } else { 0 };
+        let len = lead + frame_size * usize::try_from(wanted).unwrap_or(0);
+
+        let mut raw = vec![0; len];
+        self.read_exact_at(&mut raw, self.tip.pos.offset.get())?;
+
+        let scan = wal::scan(chain, raw.get(lead..).unwrap_or_default());
+        if scan.frames != wanted {
+            let why = format!("frame {} does not continue the WAL", self.frame + scan.frames + 1);
+            return Err(Error::new(ErrorKind::ChecksumMismatch, why));
+        }
+        // Cut after the last commit; a transaction that fills the segment is split instead.
+        let (taken, chain, commit) = match scan.committed_frames {
+            0 => (scan.frames, scan.end, false),
+            committed => (committed, scan.committed, true),
+        };
+        raw.truncate(lead + frame_size * usize::try_from(taken).unwrap_or(0));
+        let segment = Segment::new(self.tip.pos, raw, commit, SystemTime::now());
+        let end = segment.end();
+        self.log.append(segment, chain)?;
+        self.tip = Tip { pos: end, chain: Some(chain) };
+        self.frame += taken;
+        Ok(scan.commits)
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.wal
+            .read_exact_at(buffer, offset)
+            .context(|| format!("cannot read {} bytes of the WAL at {offset}", buffer.len()))
+    }
+}

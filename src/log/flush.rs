@@ -1,0 +1,165 @@
+//! Tail to files: segments are merged up to [`SEGMENT_BYTES_MAX`] and written once; old indexes go.
+//!
+//! Order on disk is order in history, also after a power loss: whatever an earlier flush left unsynced is
+//! synced before a later segment is written.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::segment::{SEGMENT_BYTES_MAX, Segment, Stored};
+use super::{Log, TAIL_BYTES_KEPT, after, layout};
+use crate::error::{Context, Error, Result, lock};
+use crate::lz4;
+use crate::pos::Index;
+
+/// How segments are packed into their LZ4 frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pack {
+    /// Stored blocks: as fast as a copy, for when the writer is faster than compression.
+    Stored,
+    /// Compressed blocks.
+    Compressed,
+}
+
+/// Files renamed but not yet synced, in order.
+#[derive(Default)]
+pub(super) struct Unsynced(Vec<PathBuf>);
+
+impl Unsynced {
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        for path in &self.0 {
+            let file = File::open(path).context(|| format!("cannot open {}", path.display()))?;
+            file.sync_all().context(|| format!("cannot sync {}", path.display()))?;
+            layout::sync_parent(path)?;
+        }
+        self.0.clear();
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Writes everything captured so far into files. Without `durable` it survives the end of the
+    /// process but perhaps not a power loss, until the next flush.
+    pub fn flush(&self, pack: Pack, durable: bool) -> Result<()> {
+        let mut unsynced = lock(&self.flusher);
+        unsynced.sync()?;
+        while let Some(group) = self.next_group() {
+            unsynced.sync()?;
+            let stored = self.write_group(&group, pack)?;
+            unsynced.0.push(stored.path.clone());
+            self.enter(&group, stored);
+        }
+        if durable { unsynced.sync() } else { Ok(()) }
+    }
+
+    /// The next segments of one index that make one file.
+    fn next_group(&self) -> Option<Vec<Arc<Segment>>> {
+        let state = lock(&self.state);
+        let first = state.tail.partition_point(|segment| !after(segment.end(), state.flushed));
+        let mut group: Vec<Arc<Segment>> = Vec::new();
+        let mut bytes = 0;
+        for segment in state.tail.range(first..) {
+            let same_index = group.first().is_none_or(|head| head.pos.index == segment.pos.index);
+            bytes += segment.raw.len();
+            if !same_index || (bytes > SEGMENT_BYTES_MAX && !group.is_empty()) {
+                break;
+            }
+            group.push(Arc::clone(segment));
+        }
+        (!group.is_empty()).then_some(group)
+    }
+
+    fn write_group(&self, group: &[Arc<Segment>], pack: Pack) -> Result<Stored> {
+        let head = group.first().ok_or_else(Error::no_wal_segments)?;
+        let path = self.layout.segment(head.pos);
+        self.layout.create_dir(&self.layout.wal_index(head.pos.generation, head.pos.index))?;
+        let joined;
+        let raw: &[u8] = if let [only] = group {
+            &only.raw
+        } else {
+            joined = group.iter().map(|part| part.raw.as_slice()).collect::<Vec<_>>().concat();
+            &joined
+        };
+        let frame = match pack {
+            Pack::Compressed => lz4::compress(raw)?,
+            Pack::Stored => {
+                let mut frame =
+                    Vec::with_capacity(raw.len() + lz4::stored_frame_overhead(raw.len()));
+                lz4::write_stored(&mut frame, raw)
+                    .context(|| format!("cannot encode {}", path.display()))?;
+                frame
+            }
+        };
+        self.layout.write_once(&path, &[&frame], false)?;
+        let size = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+        Ok(Stored {
+            pos: head.pos,
+            raw_size: Some(size(raw.len())),
+            size: size(frame.len()),
+            created_at: SystemTime::now(),
+            path,
+        })
+    }
+
+    /// Makes a written group part of the log, and lets go of tail that is safely behind.
+    fn enter(&self, group: &[Arc<Segment>], stored: Stored) {
+        let mut state = lock(&self.state);
+        if let Some(last) = group.last()
+            && state.tip.is_some_and(|tip| tip.pos.generation == stored.pos.generation)
+        {
+            state.flushed = last.end();
+            state.disk.entry(stored.pos.index).or_default().push(stored);
+        }
+        while state.tail_bytes > TAIL_BYTES_KEPT {
+            let flushed = state.flushed;
+            let done = state.tail.front().is_some_and(|segment| !after(segment.end(), flushed));
+            let Some(segment) = done.then(|| state.tail.pop_front()).flatten() else { break };
+            state.tail_bytes -= segment.raw.len();
+        }
+    }
+
+    /// Deletes the oldest indexes while the files of all segments exceed `bytes_max`: never the newest
+    /// snapshot or anything after it, and nothing a follower still reads unless the log is four times
+    /// over its bound (that follower starts again from the snapshot).
+    pub fn trim(&self, bytes_max: u64) -> Result<()> {
+        let _one_at_a_time = lock(&self.flusher);
+        while let Some(index) = self.next_victim(bytes_max) {
+            // First out of sight, then off the disk: a session either has the file or is told.
+            let gone = lock(&self.state).disk.remove(&index).unwrap_or_default();
+            if let Some(first) = gone.first() {
+                layout::remove_tree(&self.layout.wal_index(first.pos.generation, index))?;
+            }
+        }
+        let stale = self.take_stale_snapshots();
+        for path in stale {
+            std::fs::remove_file(&path).context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn next_victim(&self, bytes_max: u64) -> Option<Index> {
+        let state = lock(&self.state);
+        let newest = *state.snapshots.keys().next_back()?;
+        let bytes: u64 = state.disk.values().flatten().map(|stored| stored.size).sum();
+        let oldest = *state.disk.keys().next()?;
+        let leased = state.leases.values().min().is_some_and(|index| *index <= oldest);
+        let gone = oldest < newest && bytes > bytes_max;
+        let spared = leased && bytes <= bytes_max.saturating_mul(4);
+        (gone && !spared).then_some(oldest)
+    }
+
+    /// Snapshots that cannot be used (their index is gone) or are not needed (a newer one is there).
+    fn take_stale_snapshots(&self) -> Vec<PathBuf> {
+        let mut state = lock(&self.state);
+        let Some(newest) = state.snapshots.keys().next_back().copied() else { return Vec::new() };
+        let stale = state.snapshots.range(..newest).map(|(_, old)| old.path.clone()).collect();
+        state.snapshots.retain(|index, _| *index == newest);
+        stale
+    }
+}

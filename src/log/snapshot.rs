@@ -1,0 +1,145 @@
+//! Snapshots in the log: the database file, page 1 first, as one LZ4 frame with its content size.
+//!
+//! A snapshot at an index may already hold pages from frames of that index; replaying the index from
+//! offset 0 makes it exact. It is copied once per snapshot, and every follower is served from the copy.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::layout::{self, Layout};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::info::SnapshotInfo;
+use crate::lz4;
+use crate::pos::{Generation, Index, Pos};
+
+/// A finished snapshot.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Generation, index, file size and age.
+    pub info: SnapshotInfo,
+    /// Bytes of the database file in it.
+    pub raw_size: u64,
+    /// The LZ4 frame.
+    pub path: PathBuf,
+}
+
+impl Snapshot {
+    /// The position it stands for: offset 0 of its index.
+    pub fn pos(&self) -> Pos {
+        self.info.pos()
+    }
+
+    /// Bytes of the file.
+    pub fn stored_size(&self) -> u64 {
+        self.info.size
+    }
+
+    /// The LZ4 frame as stored.
+    pub fn open_stored(&self) -> Result<File> {
+        File::open(&self.path).context(|| format!("cannot open snapshot {}", self.path.display()))
+    }
+
+    /// The database file, decoded as it is read.
+    pub fn open_raw(&self) -> Result<Box<dyn Read + Send>> {
+        let file = io::BufReader::with_capacity(1 << 20, self.open_stored()?);
+        Ok(Box::new(lz4::Decoder::new(file, self.raw_size)))
+    }
+
+    /// Reads a snapshot's size and age from a file found at start.
+    pub fn find(generation: Generation, index: Index, path: &Path) -> Result<Self> {
+        let name = || format!("cannot read snapshot {}", path.display());
+        let mut file = File::open(path).context(name)?;
+        let meta = file.metadata().context(name)?;
+        let mut head = [0u8; 14];
+        file.read_exact(&mut head).context(name)?;
+        let info = SnapshotInfo {
+            generation,
+            index,
+            size: meta.len(),
+            created_at: meta.modified().context(name)?,
+        };
+        let raw_size = content_size(&head).ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "the LZ4 frame does not say its size").context(name())
+        })?;
+        Ok(Snapshot { info, raw_size, path: path.to_owned() })
+    }
+}
+
+/// The content size in an LZ4 frame's first 14 bytes: magic (4), FLG, BD, then 8 bytes little-endian if
+/// FLG has bit 3.
+fn content_size(head: &[u8; 14]) -> Option<u64> {
+    let known = head.starts_with(&0x184D_2204_u32.to_le_bytes()) && head[4] & 0x08 != 0;
+    let bytes = head.get(6..14)?.try_into().ok()?;
+    known.then(|| u64::from_le_bytes(bytes))
+}
+
+/// Takes a snapshot's pages in order.
+pub struct SnapshotWriter {
+    encoder: lz4::Encoder<File>,
+    layout: Layout,
+    tmp: PathBuf,
+    path: PathBuf,
+    raw_size: u64,
+    written: u64,
+    generation: Generation,
+    index: Index,
+    created_at: SystemTime,
+}
+
+impl SnapshotWriter {
+    pub(super) fn create(
+        layout: &Layout,
+        generation: Generation,
+        index: Index,
+        raw_size: u64,
+        created_at: SystemTime,
+    ) -> Result<Self> {
+        layout.create_dir(&layout.snapshots(generation))?;
+        let path = layout.snapshot(generation, index);
+        let (file, tmp) = layout.create_tmp(&path)?;
+        Ok(SnapshotWriter {
+            encoder: lz4::Encoder::new(file, Some(raw_size))?,
+            layout: layout.clone(),
+            tmp,
+            path,
+            raw_size,
+            written: 0,
+            generation,
+            index,
+            created_at,
+        })
+    }
+
+    /// The next bytes of the database file.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.written += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.encoder
+            .write_all(bytes)
+            .context(|| format!("cannot write snapshot {}", self.tmp.display()))
+    }
+
+    /// Ends the frame, syncs the file and gives it its name.
+    pub(super) fn finish(self) -> Result<Snapshot> {
+        let name = self.tmp.display().to_string();
+        if self.written != self.raw_size {
+            let why = format!("snapshot {name}: {} of {} bytes", self.written, self.raw_size);
+            return Err(Error::new(ErrorKind::Bug, why));
+        }
+        let finished = self.encoder.finish();
+        let file = finished.map_err(|error| error.context(format!("cannot finish {name}")))?;
+        // Its age is the moment the copy began, and it must still be so after a restart.
+        file.set_modified(self.created_at).context(|| format!("cannot date {name}"))?;
+        let size = file.metadata().context(|| format!("cannot measure {name}"))?.len();
+        layout::publish(&file, &self.tmp, &self.path, true)?;
+        layout::sync_parent(&self.layout.snapshots(self.generation))?;
+        let info = SnapshotInfo {
+            generation: self.generation,
+            index: self.index,
+            size,
+            created_at: self.created_at,
+        };
+        Ok(Snapshot { info, raw_size: self.raw_size, path: self.path })
+    }
+}
