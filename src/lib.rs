@@ -37,6 +37,7 @@ pub unsafe extern "C" fn sqlite3_litestream_init(
     message: *mut *mut c_char,
     routines: *mut sqlite3_api_routines,
 ) -> c_int {
+    host::guard::keep_panics_quiet();
     // SAFETY: the pointers are passed on as they came.
     unsafe { host::load::load(db, message, routines, sql::register) }
 }

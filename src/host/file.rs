@@ -51,6 +51,9 @@ impl Door {
         let connection = Connection::open(path, vfs, false)?;
         connection.never_checkpoint_on_close()?;
         connection.busy_timeout(OPEN_BUSY_MS)?;
+        let handle = FileHandle::of(connection)?;
+        require_shared_memory(&handle)?;
+        let connection = &handle.connection;
         let locking = connection.query_text("PRAGMA main.locking_mode = NORMAL")?;
         if locking.as_deref() != Some("normal") {
             return Err(Error::new(
@@ -73,16 +76,6 @@ impl Door {
         })?;
         let page_size = PageSize::new(page_size)?;
 
-        let handle = FileHandle::of(connection)?;
-        if handle.version() < METHODS_WITH_SHM {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "the database's VFS has no shared memory, which a shared WAL needs",
-            ));
-        }
-        method!(handle, xShmMap)?;
-        method!(handle, xShmLock)?;
-        method!(handle, xShmBarrier)?;
         let mut wal_path = path.as_os_str().to_owned();
         wal_path.push("-wal");
         Ok(Arc::new(Door { handle, shm: Mutex::new(0), page_size, wal_path: wal_path.into() }))
@@ -127,4 +120,20 @@ impl Door {
     pub fn db_size(&self) -> Result<u64> {
         self.handle.size()
     }
+}
+
+/// Without shared memory a WAL works for one exclusive connection only, so there is nothing to share.
+fn require_shared_memory(handle: &FileHandle) -> Result<()> {
+    let found = (handle.version() >= METHODS_WITH_SHM)
+        && method!(handle, xShmMap).is_ok()
+        && method!(handle, xShmLock).is_ok()
+        && method!(handle, xShmBarrier).is_ok();
+    if found {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        "the database's VFS has no shared memory, so its WAL cannot be shared; open it through a VFS \
+         that has, such as the default one",
+    ))
 }

@@ -5,7 +5,7 @@ use std::ffi::{CString, c_char, c_int};
 use sqlite_loadable::ext::{sqlite3, sqlite3_api_routines};
 
 use super::api;
-use super::guard::{guard, keep_panics_quiet};
+use super::guard::guard;
 use super::os;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -34,7 +34,6 @@ pub unsafe fn load(
     routines: *mut sqlite3_api_routines,
     register: fn(&Registrar) -> Result<()>,
 ) -> c_int {
-    keep_panics_quiet();
     let loaded = guard("load", || {
         if db.is_null() {
             return Err(Error::new(ErrorKind::Usage, "the host passed no connection"));
