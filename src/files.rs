@@ -77,3 +77,128 @@ fn remove(path: &Path) -> io::Result<()> {
         result => result,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory of its own, removed in the end.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let name = format!("litestream-files-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+            let path = self.0.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, content).unwrap();
+            path
+        }
+
+        /// Every file below, relative, sorted.
+        fn files(&self) -> Vec<String> {
+            let mut found = Vec::new();
+            let mut pending = vec![self.0.clone()];
+            while let Some(path) = pending.pop() {
+                if path.is_dir() && !path.is_symlink() {
+                    pending.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+                } else {
+                    let name = path.strip_prefix(&self.0).unwrap();
+                    found.push(name.to_string_lossy().into_owned());
+                }
+            }
+            found.sort();
+            found
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn reads_exactly() {
+        let scratch = Scratch::new("read");
+        let bytes: Vec<u8> = (0..100).collect();
+        let path = scratch.file("db-wal", &bytes);
+        assert_eq!(read_wal_header(&path).unwrap(), bytes[..32]);
+        let check = |offset: usize, n: usize| {
+            assert_eq!(
+                read_wal_file_at(&path, offset as u64, n).unwrap(),
+                bytes[offset..offset + n]
+            );
+        };
+        check(0, 0);
+        check(0, 100);
+        check(99, 1);
+        check(100, 0);
+    }
+
+    #[test]
+    fn too_short_or_not_there() {
+        let scratch = Scratch::new("short");
+        let path = scratch.file("db-wal", &[7; 31]);
+        let check = |result: Result<Vec<u8>>, expected: &str| {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Io);
+            assert!(error.to_string().contains(expected), "{error}");
+        };
+        check(read_wal_header(&path), "cannot read 32 bytes at 0 of ");
+        check(read_wal_header(&path), "the file ends after 31 of them");
+        check(read_wal_file_at(&path, 31, 1), "ends after 0");
+        check(read_wal_file_at(&path, 30, usize::MAX), "ends after 1");
+        check(read_wal_file_at(&path, i64::MAX as u64, 1), "cannot read");
+        check(read_wal_file_at(&path, u64::MAX, 1), "cannot read");
+        check(read_wal_header(&scratch.0.join("none")), "cannot read 32 bytes at 0 of ");
+        check(read_wal_header(&scratch.0), "cannot read 32 bytes at 0 of ");
+    }
+
+    #[test]
+    fn removes_tmp_files_only() {
+        let scratch = Scratch::new("tmp");
+        for name in ["a.tmp", "a", "tmp", "d/b.tmp", "d/e/c.tmp", "d/e/c.tmp.lz4", "x.tmp/keep"] {
+            scratch.file(name, b"");
+        }
+        let outside = Scratch::new("tmp-outside");
+        outside.file("kept.tmp", b"");
+        std::os::unix::fs::symlink(&outside.0, scratch.0.join("link")).unwrap();
+        std::os::unix::fs::symlink(&outside.0, scratch.0.join("link.tmp")).unwrap();
+        remove_tmp_files(&scratch.0).unwrap();
+        assert_eq!(scratch.files(), ["a", "d/e/c.tmp.lz4", "link", "tmp", "x.tmp/keep"]);
+        assert_eq!(outside.files(), ["kept.tmp"]);
+        remove_tmp_files(&outside.0.join("kept.tmp")).unwrap();
+        assert_eq!(outside.files(), [""; 0]);
+        remove_tmp_files(&scratch.0.join("none")).unwrap();
+    }
+
+    #[test]
+    fn removes_a_database() {
+        let scratch = Scratch::new("db");
+        let files = ["db", "db-journal", "db-shm", "db-wal", "db-other", "db2"];
+        for name in files {
+            scratch.file(name, b"");
+        }
+        let path = scratch.0.join("db");
+        remove_db_files(&path).unwrap();
+        assert_eq!(scratch.files(), ["db-other", "db2"]);
+        remove_db_files(&path).unwrap();
+        fs::create_dir(scratch.0.join("db-shm")).unwrap();
+        let error = remove_db_files(&path).unwrap_err().to_string();
+        assert!(error.starts_with("cannot delete shared memory "), "{error}");
+    }
+
+    #[test]
+    fn suffixes() {
+        use std::os::unix::ffi::OsStrExt;
+        assert_eq!(with_suffix(Path::new("/a/b.db"), "-wal"), Path::new("/a/b.db-wal"));
+        let raw = Path::new(std::ffi::OsStr::from_bytes(b"/a/\xff"));
+        assert_eq!(with_suffix(raw, "-shm").as_os_str().as_bytes(), b"/a/\xff-shm");
+    }
+}

@@ -201,3 +201,153 @@ pub fn slice_wal_segment_iterator(
     let closed = items.close();
     found.and_then(|found| closed.map(|()| found))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn snapshot(generation: u64, index: u64, created_at: u64) -> SnapshotInfo {
+        SnapshotInfo {
+            generation: Generation::from_bits(generation),
+            index: Index::new(index).unwrap(),
+            size: 100,
+            created_at: at(created_at),
+        }
+    }
+
+    fn segment(generation: u64, index: u64, offset: u64) -> WalSegmentInfo {
+        WalSegmentInfo {
+            generation: Generation::from_bits(generation),
+            index: Index::new(index).unwrap(),
+            offset: Offset::new(offset).unwrap(),
+            size: 100,
+            created_at: at(0),
+        }
+    }
+
+    #[test]
+    fn checkpoint_modes() {
+        let check = |text: &str, mode: CheckpointMode, code: i32| {
+            assert_eq!(text.parse::<CheckpointMode>().unwrap(), mode);
+            assert_eq!(text.to_lowercase().parse::<CheckpointMode>().unwrap(), mode);
+            assert_eq!(mode.as_str(), text);
+            assert_eq!(mode.code(), code);
+        };
+        check("PASSIVE", CheckpointMode::Passive, 0);
+        check("FULL", CheckpointMode::Full, 1);
+        check("RESTART", CheckpointMode::Restart, 2);
+        check("TRUNCATE", CheckpointMode::Truncate, 3);
+        assert_eq!(CheckpointMode::default(), CheckpointMode::Passive);
+        for text in ["", " PASSIVE", "PASSIVE;", "0"] {
+            let error = text.parse::<CheckpointMode>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("unknown checkpoint mode {text:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn positions() {
+        let start = "0000000000000001/0000000000000002:0000000000000000";
+        assert_eq!(snapshot(1, 2, 0).pos().to_string(), start);
+        let inside = "0000000000000001/0000000000000002:0000000000000003";
+        assert_eq!(segment(1, 2, 3).pos().to_string(), inside);
+    }
+
+    #[test]
+    fn order_is_by_position() {
+        // Facts other than the position must not outweigh it.
+        let mut low = snapshot(1, 2, 900);
+        low.size = 900;
+        assert!(low < snapshot(1, 3, 0) && snapshot(1, 3, 0) < snapshot(2, 0, 0));
+        let mut segments =
+            vec![segment(2, 0, 0), segment(1, 3, 0), segment(1, 2, 9), segment(1, 2, 8)];
+        segments.sort();
+        let sorted = [segment(1, 2, 8), segment(1, 2, 9), segment(1, 3, 0), segment(2, 0, 0)];
+        assert_eq!(segments, sorted);
+        let wal = |generation, index, created_at| {
+            let SnapshotInfo { generation, index, created_at, .. } =
+                snapshot(generation, index, created_at);
+            WalInfo { generation, index, created_at }
+        };
+        assert!(wal(1, 2, 900) < wal(1, 3, 0) && wal(1, 3, 0) < wal(2, 0, 0));
+    }
+
+    #[test]
+    fn snapshots_after() {
+        let all = [snapshot(1, 0, 10), snapshot(1, 1, 20), snapshot(1, 2, 30)];
+        let check = |time: u64, expected: &[SnapshotInfo]| {
+            assert_eq!(filter_snapshots_after(&all, at(time)), expected);
+        };
+        check(0, &all);
+        check(10, &all);
+        check(11, &all[1..]);
+        check(30, &all[2..]);
+        check(31, &[]);
+        assert_eq!(filter_snapshots_after(&[], at(0)), []);
+    }
+
+    #[test]
+    fn min_snapshot() {
+        let all = [snapshot(1, 5, 0), snapshot(2, 1, 0), snapshot(1, 3, 1), snapshot(1, 3, 2)];
+        let check = |generation: u64, expected: Option<&SnapshotInfo>| {
+            let found = find_min_snapshot_by_generation(&all, Generation::from_bits(generation));
+            assert_eq!(found, expected);
+        };
+        check(1, Some(&all[2]));
+        check(2, Some(&all[1]));
+        check(3, None);
+        assert_eq!(find_min_snapshot_by_generation(&[], Generation::ZERO), None);
+    }
+
+    #[test]
+    fn slices_and_back() {
+        let snapshots = vec![snapshot(1, 0, 0), snapshot(1, 1, 0)];
+        let mut items = SnapshotInfoSliceIterator::new(snapshots.clone());
+        assert_eq!(slice_snapshot_iterator(&mut items).unwrap(), snapshots);
+        assert_eq!(slice_snapshot_iterator(&mut items).unwrap(), []);
+        let segments = vec![segment(1, 0, 0), segment(1, 0, 32)];
+        let mut items = WalSegmentInfoSliceIterator::new(segments.clone());
+        assert_eq!(items.next().unwrap().unwrap(), segments[0]);
+        assert_eq!(slice_wal_segment_iterator(&mut items).unwrap(), segments[1..]);
+    }
+
+    /// Yields an item, then fails where it is told to.
+    struct Failing {
+        items: vec::IntoIter<Result<SnapshotInfo>>,
+        close: Result<()>,
+        closed: bool,
+    }
+
+    impl Iterator for Failing {
+        type Item = Result<SnapshotInfo>;
+
+        fn next(&mut self) -> Option<Self::Item> {
+            self.items.next()
+        }
+    }
+
+    impl SnapshotIterator for Failing {
+        fn close(&mut self) -> Result<()> {
+            self.closed = true;
+            self.close.clone()
+        }
+    }
+
+    #[test]
+    fn errors_while_slicing() {
+        let check = |items: Vec<Result<SnapshotInfo>>, close: Result<()>, expected: &str| {
+            let mut items = Failing { items: items.into_iter(), close, closed: false };
+            let error = slice_snapshot_iterator(&mut items).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+            assert!(items.closed);
+        };
+        let fail = |text: &str| Error::corrupt(text);
+        check(vec![Ok(snapshot(1, 0, 0)), Err(fail("item"))], Ok(()), "item");
+        check(vec![Ok(snapshot(1, 0, 0)), Err(fail("item"))], Err(fail("close")), "item");
+        check(vec![Ok(snapshot(1, 0, 0))], Err(fail("close")), "close");
+    }
+}

@@ -16,13 +16,17 @@
 //! frame without a dictionary. A frame counts as whole if and only if its end mark has been seen, its
 //! sizes and checksums agree, and nothing follows it.
 
+mod decode;
+
 use std::hash::Hasher;
-use std::io::{self, ErrorKind as Io, Read, Write};
+use std::io::{self, ErrorKind as Io, Write};
 
 use lz4_flex::block;
 use twox_hash::XxHash32;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
+
+pub use decode::{Decoder, decompress};
 
 const MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
 /// Bytes of the largest block: what the ancestor writes, too.
@@ -31,10 +35,6 @@ const BLOCK_SIZE: usize = 4 << 20;
 const BLOCK_SIZE_CODE: u8 = 7 << 4;
 /// The top bit of a block's length: the block is stored as is.
 const STORED: u32 = 1 << 31;
-/// How far back a linked block may reach into those before it, in bytes.
-const WINDOW_SIZE: usize = 64 << 10;
-/// The most bytes one byte of a compressed block can stand for.
-const EXPANSION_MAX: usize = 255;
 
 const VERSION: u8 = 0b0100_0000;
 const VERSION_MASK: u8 = 0b1100_0000;
@@ -168,276 +168,134 @@ impl<W: Write> Write for Encoder<W> {
     }
 }
 
-/// Appends the content of the one frame that `frame` holds to `out`. Fails, and leaves `out` as it
-/// was, if the frame is not whole or its content is larger than `max` bytes.
-pub fn decompress(frame: impl Read, max: u64, out: &mut Vec<u8>) -> Result<()> {
-    let start = out.len();
-    let mut blocks = Blocks::new(frame, max);
-    loop {
-        match blocks.next(out, start) {
-            Ok(true) => {}
-            Ok(false) => return Ok(()),
-            Err(error) => {
-                out.truncate(start);
-                return Err(error);
-            }
-        }
-    }
-}
-
-/// Decompresses the one frame that a reader holds while it is read, a block at a time.
-pub struct Decoder<R> {
-    blocks: Blocks<R>,
-    /// The last block, after as much of those before it as a linked block may reach.
-    content: Vec<u8>,
-    /// How much of `content` has been given out.
-    given: usize,
-    state: State,
-}
-
-#[derive(PartialEq)]
-enum State {
-    Open,
-    Ended,
-    Failed,
-}
-
-impl<R: Read> Decoder<R> {
-    /// Reads the frame from `reader`, which must end with it, and gives out at most `max` bytes:
-    /// an error if there are more.
-    pub fn new(reader: R, max: u64) -> Self {
-        let blocks = Blocks::new(reader, max);
-        Self { blocks, content: Vec::new(), given: 0, state: State::Open }
-    }
-
-    fn fill(&mut self) -> Result<()> {
-        let kept = if self.blocks.is_linked() { WINDOW_SIZE.min(self.content.len()) } else { 0 };
-        self.content.drain(..self.content.len() - kept);
-        self.given = kept;
-        if !self.blocks.next(&mut self.content, 0)? {
-            self.state = State::Ended;
-        }
-        Ok(())
-    }
-}
-
-impl<R: Read> Read for Decoder<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.given == self.content.len() {
-            match self.state {
-                State::Open => {}
-                State::Ended => return Ok(0),
-                State::Failed => return Err(Error::corrupt("LZ4 frame failed before").into()),
-            }
-            self.fill().inspect_err(|_| self.state = State::Failed)?;
-        }
-        let len = buffer.len().min(self.content.len() - self.given);
-        buffer[..len].copy_from_slice(&self.content[self.given..self.given + len]);
-        self.given += len;
-        Ok(len)
-    }
-}
-
-/// What a frame's descriptor says.
-#[derive(Clone, Copy)]
-struct Descriptor {
-    flags: u8,
-    block_size: usize,
-    content_size: Option<u64>,
-}
-
-/// The blocks of a frame, one after the other.
-struct Blocks<R> {
-    reader: R,
-    max: u64,
-    descriptor: Option<Descriptor>,
-    hasher: XxHash32,
-    produced: u64,
-    compressed: Vec<u8>,
-}
-
-impl<R: Read> Blocks<R> {
-    fn new(reader: R, max: u64) -> Self {
-        let hasher = XxHash32::with_seed(0);
-        Self { reader, max, descriptor: None, hasher, produced: 0, compressed: Vec::new() }
-    }
-
-    fn is_linked(&self) -> bool {
-        self.descriptor.is_some_and(|descriptor| descriptor.flags & INDEPENDENT == 0)
-    }
-
-    /// Appends the next block's content to `out`, where that of the blocks before it starts at
-    /// `start` (or is at least a window long). Returns false at the proper end of the frame.
-    fn next(&mut self, out: &mut Vec<u8>, start: usize) -> Result<bool> {
-        let descriptor = match self.descriptor {
-            Some(known) => known,
-            None => {
-                let read = read_descriptor(&mut self.reader, self.max)?;
-                *self.descriptor.insert(read)
-            }
-        };
-        let word = u32::from_le_bytes(read_array(&mut self.reader)?);
-        if word == 0 {
-            self.end(descriptor)?;
-            return Ok(false);
-        }
-        let len = (word & !STORED) as usize;
-        if len > descriptor.block_size {
-            return Err(Error::corrupt(format!(
-                "LZ4 block has {len} bytes, the frame allows {}",
-                descriptor.block_size
-            )));
-        }
-        let before = out.len();
-        if word & STORED != 0 {
-            read_bytes(&mut self.reader, len, out)?;
-            self.check_block(descriptor, &out[before..])?;
-        } else {
-            let mut compressed = std::mem::take(&mut self.compressed);
-            compressed.clear();
-            read_bytes(&mut self.reader, len, &mut compressed)?;
-            self.check_block(descriptor, &compressed)?;
-            expand(descriptor, &compressed, out, start)?;
-            self.compressed = compressed;
-        }
-        self.produced += (out.len() - before) as u64;
-        if self.produced > self.max {
-            return Err(too_large(self.max));
-        }
-        if descriptor.flags & CONTENT_CHECKSUM != 0 {
-            self.hasher.write(&out[before..]);
-        }
-        Ok(true)
-    }
-
-    fn check_block(&mut self, descriptor: Descriptor, bytes: &[u8]) -> Result<()> {
-        if descriptor.flags & BLOCK_CHECKSUMS == 0 {
-            return Ok(());
-        }
-        let expected = u32::from_le_bytes(read_array(&mut self.reader)?);
-        if XxHash32::oneshot(0, bytes) != expected {
-            return Err(Error::corrupt("LZ4 block has a wrong checksum"));
-        }
-        Ok(())
-    }
-
-    fn end(&mut self, descriptor: Descriptor) -> Result<()> {
-        if let Some(size) = descriptor.content_size
-            && size != self.produced
-        {
-            return Err(Error::corrupt(format!(
-                "LZ4 frame has {} bytes of content, its header says {size}",
-                self.produced
-            )));
-        }
-        if descriptor.flags & CONTENT_CHECKSUM != 0 {
-            let expected = u32::from_le_bytes(read_array(&mut self.reader)?);
-            if self.hasher.finish_32() != expected {
-                return Err(Error::corrupt("LZ4 frame has a wrong content checksum"));
-            }
-        }
-        let mut rest = Vec::new();
-        if self.reader.by_ref().take(1).read_to_end(&mut rest)? != 0 {
-            return Err(Error::corrupt("LZ4 frame is followed by other bytes"));
-        }
-        Ok(())
-    }
-}
-
-/// Decompresses a block to the end of `out`.
-fn expand(
-    descriptor: Descriptor,
-    compressed: &[u8],
-    out: &mut Vec<u8>,
-    start: usize,
-) -> Result<()> {
-    let before = out.len();
-    let most = compressed.len().saturating_mul(EXPANSION_MAX).saturating_add(EXPANSION_MAX);
-    out.resize(before + most.min(descriptor.block_size), 0);
-    let (past, room) = out.split_at_mut(before);
-    let len = if descriptor.flags & INDEPENDENT == 0 {
-        let window = before.saturating_sub(WINDOW_SIZE).max(start);
-        block::decompress_into_with_dict(compressed, room, &past[window..])
-    } else {
-        block::decompress_into(compressed, room)
-    };
-    let len = len.map_err(|why| Error::corrupt(format!("LZ4 block is damaged: {why}")))?;
-    out.truncate(before + len);
-    Ok(())
-}
-
-fn read_descriptor(reader: &mut impl Read, max: u64) -> Result<Descriptor> {
-    let magic = read_array(reader)?;
-    if magic != MAGIC {
-        let found = u32::from_be_bytes(magic);
-        return Err(Error::corrupt(format!("not an LZ4 frame: it starts with {found:08x}")));
-    }
-    let [flags, code]: [u8; 2] = read_array(reader)?;
-    let unsupported = |what: &str| {
-        Err(Error::corrupt(format!("LZ4 frame {what}: descriptor {flags:02x} {code:02x}")))
-    };
-    if flags & VERSION_MASK != VERSION {
-        return unsupported("has an unknown version");
-    }
-    if flags & RESERVED != 0 || code & 0b1000_1111 != 0 {
-        return unsupported("uses reserved bits");
-    }
-    if flags & DICTIONARY != 0 {
-        return unsupported("needs a dictionary");
-    }
-    let block_size = match code >> 4 {
-        4 => 64 << 10,
-        5 => 256 << 10,
-        6 => 1 << 20,
-        7 => BLOCK_SIZE,
-        _ => return unsupported("has an unknown block size"),
-    };
-    let mut hashed = vec![flags, code];
-    let mut content_size = None;
-    if flags & CONTENT_SIZE != 0 {
-        let bytes: [u8; 8] = read_array(reader)?;
-        hashed.extend_from_slice(&bytes);
-        content_size = Some(u64::from_le_bytes(bytes));
-    }
-    let [found] = read_array(reader)?;
-    if found != descriptor_checksum(&hashed) {
-        return unsupported("has a wrong header checksum");
-    }
-    if content_size.is_some_and(|size| size > max) {
-        return Err(too_large(max));
-    }
-    Ok(Descriptor { flags, block_size, content_size })
-}
-
-fn too_large(max: u64) -> Error {
-    Error::corrupt(format!("LZ4 frame has more than the {max} bytes of content allowed"))
-}
-
 fn descriptor_checksum(descriptor: &[u8]) -> u8 {
     let [_, _, second, _] = XxHash32::oneshot(0, descriptor).to_be_bytes();
     second
 }
 
-fn read_array<const N: usize>(reader: &mut impl Read) -> Result<[u8; N]> {
-    let mut bytes = [0; N];
-    match reader.read_exact(&mut bytes) {
-        Ok(()) => Ok(bytes),
-        Err(error) if error.kind() == Io::UnexpectedEof && error.get_ref().is_none() => {
-            Err(cut_short())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    /// Bytes that shrink, but not to nothing.
+    fn content(len: usize) -> Vec<u8> {
+        let mut state = 1_u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0] % 16
+        };
+        (0..len).map(|at| if at % 8 < 5 { b'a' } else { next() }).collect()
+    }
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 1_u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state.to_be_bytes()[0]
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    const LENGTHS: [usize; 9] = [0, 1, 12, 13, 100, 65536, 65537, BLOCK_SIZE, BLOCK_SIZE + 1];
+
+    /// Both our decoder and the one of lz4_flex must see `expected` in `frame`.
+    fn check(frame: &[u8], expected: &[u8]) {
+        let mut out = vec![9];
+        decompress(frame, expected.len() as u64, &mut out).unwrap();
+        assert!(out[1..] == *expected);
+        let mut out = Vec::new();
+        lz4_flex::frame::FrameDecoder::new(frame).read_to_end(&mut out).unwrap();
+        assert!(out == expected);
+    }
+
+    fn stored(bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_stored(&mut out, bytes).unwrap();
+        out
+    }
+
+    #[test]
+    fn stored_frames() {
+        for len in LENGTHS {
+            let bytes = noise(len);
+            let frame = stored(&bytes);
+            assert_eq!(frame.len(), len + stored_frame_overhead(len));
+            check(&frame, &bytes);
         }
-        Err(error) => Err(error).context(|| "cannot read LZ4 frame".to_owned()),
+        let expected =
+            [4, 0x22, 0x4d, 0x18, 0x60, 0x70, 0x73, 2, 0, 0, 0x80, b'h', b'i', 0, 0, 0, 0];
+        assert_eq!(stored(b"hi"), expected);
+        assert_eq!(descriptor_checksum(&[0x60, 0x70]), 0x73);
+        assert_eq!(stored_frame_overhead(0), 11);
+        assert_eq!(stored_frame_overhead(1), 15);
+        assert_eq!(stored_frame_overhead(BLOCK_SIZE + 1), 19);
     }
-}
 
-/// Appends `len` bytes to `out`, without believing that there are so many.
-fn read_bytes(reader: &mut impl Read, len: usize, out: &mut Vec<u8>) -> Result<()> {
-    let read = reader.take(len as u64).read_to_end(out);
-    if read.context(|| "cannot read LZ4 frame".to_owned())? < len {
-        return Err(cut_short());
+    #[test]
+    fn compressed_frames() {
+        for len in LENGTHS {
+            let bytes = content(len);
+            let frame = compress(&bytes).unwrap();
+            assert_eq!(frame[4..6], [0x6c, 0x70]);
+            assert_eq!(frame[6..14], (len as u64).to_le_bytes());
+            assert!(frame.len() < 64 + len * 3 / 4, "{len} bytes became {}", frame.len());
+            check(&frame, &bytes);
+        }
     }
-    Ok(())
-}
 
-fn cut_short() -> Error {
-    Error::corrupt("LZ4 frame is cut short")
+    #[test]
+    fn what_does_not_shrink_is_stored() {
+        for len in [1, 1000, BLOCK_SIZE + 1] {
+            let bytes = noise(len);
+            let frame = compress(&bytes).unwrap();
+            assert!(frame.len() <= len + stored_frame_overhead(len) + 8 + 4);
+            check(&frame, &bytes);
+        }
+    }
+
+    #[test]
+    fn the_frame_does_not_depend_on_how_it_is_written() {
+        let bytes = content(2 * BLOCK_SIZE + 5);
+        let whole = compress(&bytes).unwrap();
+        for step in [1_000_003, BLOCK_SIZE - 1, BLOCK_SIZE + 1] {
+            let mut encoder = Encoder::new(Vec::new(), Some(bytes.len() as u64)).unwrap();
+            for piece in bytes.chunks(step) {
+                encoder.write_all(piece).unwrap();
+                encoder.flush().unwrap();
+            }
+            assert!(encoder.finish().unwrap() == whole, "step {step}");
+        }
+    }
+
+    #[test]
+    fn content_size_may_be_left_out_but_not_wrong() {
+        let mut encoder = Encoder::new(Vec::new(), None).unwrap();
+        encoder.write_all(b"some content").unwrap();
+        let frame = encoder.finish().unwrap();
+        assert_eq!(frame[4..6], [0x64, 0x70]); // as the ancestor writes
+        check(&frame, b"some content");
+        for size in [0, 11, 13] {
+            let mut encoder = Encoder::new(Vec::new(), Some(size)).unwrap();
+            encoder.write_all(b"some content").unwrap();
+            let error = encoder.finish().unwrap_err();
+            assert_eq!(error.kind(), crate::error::ErrorKind::Bug);
+        }
+    }
+
+    #[test]
+    fn a_writer_that_fails() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(Io::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        assert_eq!(write_stored(&mut Full, b"x").unwrap_err().kind(), Io::StorageFull);
+        let error = Encoder::new(Full, None).err().unwrap();
+        assert_eq!(error.kind(), crate::error::ErrorKind::Io);
+    }
 }

@@ -147,3 +147,110 @@ fn shown(value: &Value) -> String {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes options as a function would.
+    fn take(text: Option<&str>) -> Result<(Option<String>, Option<u64>, Option<bool>)> {
+        let mut options = Options::parse(text)?;
+        let wait_ms = options.opt_u64("wait_ms", 0..=86_400_000)?;
+        let taken = (options.opt_str("token")?, wait_ms, options.opt_bool("overwrite")?);
+        options.finish()?;
+        Ok(taken)
+    }
+
+    #[test]
+    fn values() {
+        let check = |text: Option<&str>, token: Option<&str>, wait_ms, overwrite| {
+            assert_eq!(take(text).unwrap(), (token.map(str::to_owned), wait_ms, overwrite));
+        };
+        check(None, None, None, None);
+        check(Some("{}"), None, None, None);
+        check(Some(" {\n} "), None, None, None);
+        check(Some(r#"{"token":"a"}"#), Some("a"), None, None);
+        check(Some(r#"{"token":""}"#), Some(""), None, None);
+        check(Some(r#"{"token":null,"wait_ms":null,"overwrite":null}"#), None, None, None);
+        check(Some(r#"{"token":"\u00e9\n\"{:"}"#), Some("\u{e9}\n\"{:"), None, None);
+        check(Some(r#"{"wait_ms":0}"#), None, Some(0), None);
+        check(Some(r#"{"wait_ms":86400000,"overwrite":true}"#), None, Some(86_400_000), Some(true));
+        check(Some(r#"{"overwrite":false}"#), None, None, Some(false));
+        check(Some(r#"{"overwrite":1}"#), None, None, Some(true));
+        check(Some(r#"{"overwrite":0}"#), None, None, Some(false));
+    }
+
+    #[track_caller]
+    fn check_error(text: &str, expected: &str) {
+        let error = take(Some(text)).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(error.kind(), crate::error::ErrorKind::Usage);
+    }
+
+    #[test]
+    fn wrong_values() {
+        let wait = |got: &str| {
+            let allowed = "option \"wait_ms\": expected a whole number from 0 to 86400000, got ";
+            check_error(&format!("{{\"wait_ms\":{got}}}"), &format!("{allowed}{got}"));
+        };
+        for got in ["\"x\"", "\"5\"", "-1", "86400001", "1.5", "5.0", "true", "[]", "{}"] {
+            wait(got);
+        }
+        wait("18446744073709551615");
+        check_error(r#"{"token":5}"#, r#"option "token": expected a text, got 5"#);
+        check_error(r#"{"token":["a"]}"#, r#"option "token": expected a text, got ["a"]"#);
+        for got in ["2", "-1", "\"true\"", "0.0", "1.5"] {
+            let text = format!("{{\"overwrite\":{got}}}");
+            check_error(&text, &format!("option \"overwrite\": expected true or false, got {got}"));
+        }
+        let long = format!("{{\"wait_ms\":\"{}\"}}", "\u{e9}".repeat(100));
+        let shown = format!("\"{}...", "\u{e9}".repeat(39));
+        let allowed = "option \"wait_ms\": expected a whole number from 0 to 86400000, got ";
+        check_error(&long, &format!("{allowed}{shown}"));
+    }
+
+    #[test]
+    fn unknown_options() {
+        let known = "known options: overwrite, token, wait_ms";
+        check_error(r#"{"foo":1}"#, &format!("unknown option \"foo\"; {known}"));
+        check_error(r#"{"foo":null}"#, &format!("unknown option \"foo\"; {known}"));
+        check_error(r#"{"Token":"a"}"#, &format!("unknown option \"Token\"; {known}"));
+        check_error(r#"{"":1,"token":"a"}"#, &format!("unknown option \"\"; {known}"));
+        check_error(r#"{"a\u0000\n":1}"#, &format!("unknown option \"a\\u0000\\n\"; {known}"));
+        let error = Options::parse(Some(r#"{"a":1}"#)).unwrap().finish().unwrap_err();
+        assert_eq!(error.to_string(), "unknown option \"a\"; no options are known");
+    }
+
+    #[test]
+    fn duplicate_options() {
+        let check = |text: &str, key: &str| {
+            check_error(text, &format!("option \"{key}\" is given twice"));
+        };
+        check(r#"{"token":"a","token":"b"}"#, "token");
+        check(r#"{"token":"a","token":"a"}"#, "token");
+        check(r#"{"token":"a", "\u0074oken" : "b"}"#, "token");
+        check(r#"{"x":{"y":[1,{"y":2}],"z":":"},"x":1}"#, "x");
+        // Twice in different objects is not twice.
+        let error = take(Some(r#"{"foo":{"token":1},"token":"\"}{:"}"#)).unwrap_err().to_string();
+        assert!(error.starts_with("unknown option \"foo\""), "{error}");
+    }
+
+    #[test]
+    fn not_an_object() {
+        let allowed = "options must be one JSON object, such as {\"name\": \"value\"}";
+        check_error("", &format!("{allowed}, got an empty text"));
+        check_error(" \n", &format!("{allowed}, got an empty text"));
+        for got in ["[]", "1", "null", "true", "\"{}\""] {
+            check_error(got, &format!("{allowed}, got {got}"));
+        }
+        let deep = "[".repeat(1_000_000);
+        let nested = format!("{{\"a\":{}", "{\"a\":".repeat(1_000_000));
+        for text in
+            ["{", "}", "{a:1}", "{'a':1}", "{} {}", "{},", "{\"a\":1,}", "\0", &deep, &nested]
+        {
+            let error = take(Some(text)).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{allowed}, got invalid JSON: ")), "{error}");
+            assert!(error.len() < 200, "{error}");
+        }
+    }
+}

@@ -290,11 +290,155 @@ pub const fn encode_page_size(page_size: PageSize) -> u16 {
 
 /// The page size two bytes stand for.
 pub fn decode_page_size(raw: u16) -> Result<PageSize> {
-    let raw = u32::from(raw);
-    PageSize::new((raw & 0xfe00) | ((raw & 1) << 16))
+    match raw {
+        1 => Ok(PageSize::MAX),
+        _ => PageSize::new(u32::from(raw)),
+    }
 }
 
 fn header_checksum(bytes: &[u8; HEADER_SIZE]) -> [u32; 2] {
     let sum = checksum(ByteOrder::NATIVE, Checksum::default(), &bytes[..40]);
     [sum.s0, sum.s1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> IndexHeader {
+        let mut header = IndexHeader {
+            version: WAL_VERSION,
+            unused: 0,
+            change: 42,
+            is_init: 1,
+            big_endian_checksum: 0,
+            page_size_raw: encode_page_size(PageSize::new(4096).unwrap()),
+            max_frame: 7,
+            page_count: 9,
+            frame_checksum: [3, 4],
+            salts: [0, 0],
+            checksum: [0, 0],
+        };
+        header.set_file_salts([0x0102_0304, 5]);
+        header
+    }
+
+    #[test]
+    fn lock_bytes() {
+        assert_eq!((LOCK_WRITE, LOCK_CKPT, LOCK_RECOVER), (0, 1, 2));
+        assert_eq!((0..READ_MARKS).map(lock_read).collect::<Vec<_>>(), [3, 4, 5, 6, 7]);
+        assert_eq!(read_mark_offset(0), 100);
+        assert_eq!(read_mark_offset(4), 116);
+    }
+
+    #[test]
+    fn frame_locations() {
+        let check = |frame: u32, expected: (u32, u32)| {
+            let (region, slot) = frame_location(frame);
+            assert_eq!((region, slot), expected, "frame {frame}");
+            assert_eq!(region_first_frame(region) + slot, frame);
+            assert!(slot < region_frames(region));
+            assert_eq!(region, ((u64::from(frame) + 33) / 4096) as u32);
+        };
+        check(1, (0, 0));
+        check(4062, (0, 4061));
+        check(4063, (1, 0));
+        check(8158, (1, 4095));
+        check(8159, (2, 0));
+        check(12254, (2, 4095));
+        check(12255, (3, 0));
+        check(u32::MAX, (1 << 20, 32));
+        assert_eq!(page_number_offset(0, 0), 136);
+        assert_eq!(page_number_offset(0, 4061), HASH_OFFSET - 4);
+        assert_eq!(page_number_offset(1, 0), 0);
+        assert_eq!(page_number_offset(9, 4095), HASH_OFFSET - 4);
+    }
+
+    #[test]
+    fn hashing() {
+        assert_eq!(hash_key(0), 0);
+        assert_eq!(hash_key(1), 383);
+        assert_eq!(hash_key(22), (22 * 383) % 8192);
+        assert_eq!(hash_key(u32::MAX), 0xffff_fe81 & 8191);
+        assert_eq!(next_hash_key(0), 1);
+        assert_eq!(next_hash_key(8191), 0);
+        assert_eq!(hash_slot_offset(0), 16384);
+        assert_eq!(hash_slot_offset(8191), REGION_SIZE - 2);
+        assert_eq!(hash_slot_value(0), 1);
+        assert_eq!(hash_slot_value(4095), 4096);
+    }
+
+    #[test]
+    fn page_sizes() {
+        let check = |size: u32, raw: u16| {
+            let size = PageSize::new(size).unwrap();
+            assert_eq!(encode_page_size(size), raw);
+            assert_eq!(decode_page_size(raw).unwrap(), size);
+        };
+        check(512, 512);
+        check(1024, 1024);
+        check(4096, 4096);
+        check(32768, 32768);
+        check(65536, 1);
+        for raw in [0, 2, 256, 511, 513, 1536, 32769, 65535] {
+            assert!(decode_page_size(raw).is_err(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn header_round_trip() {
+        let bytes = header().encode();
+        let found = IndexHeader::decode(&bytes).unwrap();
+        let IndexHeader { checksum, .. } = found;
+        assert_eq!(found, IndexHeader { checksum, ..header() });
+        assert_eq!(found.encode(), bytes);
+        assert_eq!(IndexHeader::decode_pair(&bytes, &bytes).unwrap(), found);
+        assert_eq!(bytes[0..4], 3_007_000_u32.to_ne_bytes());
+        assert_eq!(bytes[8..12], 42_u32.to_ne_bytes());
+        assert_eq!(bytes[12..14], [1, 0]);
+        assert_eq!(bytes[14..16], 4096_u16.to_ne_bytes());
+        assert_eq!(bytes[16..20], 7_u32.to_ne_bytes());
+        assert_eq!(bytes[20..24], 9_u32.to_ne_bytes());
+        assert_eq!(bytes[32..40], [1, 2, 3, 4, 0, 0, 0, 5]); // as in the WAL, whatever the machine
+    }
+
+    #[test]
+    fn conversions() {
+        let mut header = header();
+        assert_eq!(header.page_size().unwrap().get(), 4096);
+        assert_eq!(header.order(), ByteOrder::Little);
+        assert_eq!(header.file_salts(), [0x0102_0304, 5]);
+        assert_eq!(header.salts, stored_salts([0x0102_0304, 5]));
+        assert_eq!(header.frame_checksum(), Checksum { s0: 3, s1: 4 });
+        header.set_frame_checksum(Checksum { s0: 5, s1: 6 });
+        assert_eq!(header.frame_checksum, [5, 6]);
+        header.big_endian_checksum = 1;
+        assert_eq!(header.order(), ByteOrder::Big);
+        header.page_size_raw = 0;
+        let error = header.page_size().unwrap_err().to_string();
+        assert!(error.starts_with("wal-index header: invalid page size 0"), "{error}");
+    }
+
+    #[test]
+    fn header_errors() {
+        let check = |bytes: &[u8; HEADER_SIZE], expected: &str, kind: ErrorKind| {
+            let error = IndexHeader::decode(bytes).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+            assert_eq!(error.kind(), kind);
+        };
+        check(&[0; 48], "not initialised", ErrorKind::Corrupt);
+        check(&[0xff; 48], "checksum", ErrorKind::Corrupt);
+        let good = header().encode();
+        for at in 0..good.len() * 8 {
+            let mut bytes = good;
+            bytes[at / 8] ^= 1 << (at % 8);
+            check(&bytes, "wal-index header", ErrorKind::Corrupt);
+            let error = IndexHeader::decode_pair(&good, &bytes).unwrap_err().to_string();
+            assert!(error.contains("torn"), "{error}");
+        }
+        let newer = IndexHeader { version: WAL_VERSION + 1, ..header() };
+        check(&newer.encode(), "version 3007001", ErrorKind::Unsupported);
+        let closed = IndexHeader { is_init: 0, ..header() };
+        check(&closed.encode(), "not initialised", ErrorKind::Corrupt);
+    }
 }
