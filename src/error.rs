@@ -1,5 +1,5 @@
-//! One error type for the whole library: a kind, which says who must act, and a sentence, which says
-//! what was tried, on what, and why it failed.
+//! One error type for the whole library: a kind, which says who must act, and a sentence, which
+//! says what was tried, on what, and why it failed.
 //!
 //! The sentence grows from the inside out: each layer puts its own phrase and a colon in front
 //! ("cannot open /a/b: permission denied"). The name of the SQL function is added by the SQL layer
@@ -125,7 +125,8 @@ impl Error {
         Self::new(ErrorKind::ChecksumMismatch, "invalid replica, checksum mismatch")
     }
 
-    /// The SQLite result code a caller in SQL sees. Exhaustive, so that a new kind needs a decision.
+    /// The SQLite result code a caller in SQL sees. Exhaustive, so that a new kind needs a
+    /// decision.
     pub fn sqlite_code(&self) -> i32 {
         const ERROR: i32 = 1;
         const INTERNAL: i32 = 2;

@@ -1,7 +1,7 @@
 //! Small chores on files by path: reading a WAL, removing leftovers.
 //!
-//! Never use these on a database or its `-shm` that the host has open: closing any descriptor of such
-//! a file drops all locks the process holds on it. A `-wal` carries no locks.
+//! Never use these on a database or its `-shm` that the host has open: closing any descriptor of
+//! such a file drops all locks the process holds on it. A `-wal` carries no locks.
 
 use std::ffi::OsString;
 use std::fs::{self, File};

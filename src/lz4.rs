@@ -13,8 +13,8 @@
 //!
 //! Written here: independent blocks of up to 4 MiB, either all stored (for a peer nearby, and the
 //! bytes carry checksums of their own) or compressed with content size and checksum. Read here: any
-//! frame without a dictionary. A frame counts as whole if and only if its end mark has been seen, its
-//! sizes and checksums agree, and nothing follows it.
+//! frame without a dictionary. A frame counts as whole if and only if its end mark has been seen,
+//! its sizes and checksums agree, and nothing follows it.
 
 mod decode;
 
@@ -74,7 +74,8 @@ pub fn compress(bytes: &[u8]) -> Result<Vec<u8>> {
     encoder.finish()
 }
 
-/// Compresses what is written to it into one frame. Without [`Encoder::finish`] the frame has no end.
+/// Compresses what is written to it into one frame. Without [`Encoder::finish`] the frame has no
+/// end.
 pub struct Encoder<W: Write> {
     writer: W,
     content_size: Option<u64>,

@@ -2,8 +2,8 @@
 //!
 //! A function takes the options it knows by name and then calls [`Options::finish`], which refuses
 //! any other. NULL, for the whole or for one option, is the same as leaving it out. SQL has no
-//! booleans, so 0 and 1 (what `json_object('x', true)` makes) count as such. Errors name the option and
-//! what is allowed; the function's name is put in front by the SQL layer.
+//! booleans, so 0 and 1 (what `json_object('x', true)` makes) count as such. Errors name the option
+//! and what is allowed; the function's name is put in front by the SQL layer.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;

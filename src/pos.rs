@@ -1,7 +1,7 @@
 //! Positions: where a database's history has got to.
 //!
-//! Text form: `GENERATION/INDEX:OFFSET`, three times 16 lowercase hexadecimal digits, so that within
-//! a generation the order of the texts is the order of the positions.
+//! Text form: `GENERATION/INDEX:OFFSET`, three times 16 lowercase hexadecimal digits, so that
+//! within a generation the order of the texts is the order of the positions.
 //!
 //! | part       | meaning                                                                       |
 //! |------------|-------------------------------------------------------------------------------|

@@ -226,7 +226,8 @@ pub trait StreamReader: Read {
     }
 }
 
-/// Reads records from any reader. Headers and small payloads make small reads: give it a buffered one.
+/// Reads records from any reader. Headers and small payloads make small reads: give it a buffered
+/// one.
 #[derive(Debug)]
 pub struct RecordReader<R> {
     reader: R,

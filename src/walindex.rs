@@ -2,7 +2,8 @@
 //! and locks are the host's business, and so is their order.
 //!
 //! Everything is in the byte order of the machine. The file is a sequence of 32 KiB regions, each
-//! with the page numbers of some frames and a hash table over them. Region 0 starts with the header:
+//! with the page numbers of some frames and a hash table over them. Region 0 starts with the
+//! header:
 //!
 //! | at  | size | field                                                                         |
 //! |-----|------|-------------------------------------------------------------------------------|
@@ -32,8 +33,8 @@
 //!
 //! A header is valid if and only if both copies are equal, isInit is set and aCksum is right.
 //!
-//! Frame numbers start at 1, slots of a region at 0. A hash slot holds the slot number plus 1, and 0
-//! if it is empty; a page number is looked for from its hash key on, until an empty slot.
+//! Frame numbers start at 1, slots of a region at 0. A hash slot holds the slot number plus 1, and
+//! 0 if it is empty; a page number is looked for from its hash key on, until an empty slot.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::wal::{

@@ -1,5 +1,5 @@
-//! WALs and wal-indexes that a real sqlite3 made (tests/data/wal) must decode to what that sqlite3 said
-//! about them, and encode to the same bytes.
+//! WALs and wal-indexes that a real sqlite3 made (tests/data/wal) must decode to what that sqlite3
+//! said about them, and encode to the same bytes.
 //!
 //! The wal-index is in the byte order of the machine that made it, so those tests are for
 //! little-endian machines only.

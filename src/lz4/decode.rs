@@ -1,5 +1,5 @@
-//! Reading LZ4 frames, with bounded memory whatever the bytes say: the output never grows by more than
-//! one block beyond the maximum, and no length is believed before its bytes have arrived.
+//! Reading LZ4 frames, with bounded memory whatever the bytes say: the output never grows by more
+//! than one block beyond the maximum, and no length is believed before its bytes have arrived.
 
 use std::hash::Hasher;
 use std::io::{self, ErrorKind as Io, Read};

@@ -1,7 +1,7 @@
 //! The checksum that chains the frames of a WAL, and guards the headers of WAL and wal-index.
 //!
-//! Two sums over 32-bit words taken in pairs, modulo 2^32: `s0 += first + s1; s1 += second + s0`. The
-//! words are read little-endian or big-endian, as the WAL's magic says; the sums themselves are
+//! Two sums over 32-bit words taken in pairs, modulo 2^32: `s0 += first + s1; s1 += second + s0`.
+//! The words are read little-endian or big-endian, as the WAL's magic says; the sums themselves are
 //! big-endian in the WAL either way, and native in the wal-index.
 
 use std::fmt;
