@@ -1,10 +1,11 @@
 //! The host's SQLite: the routines it handed to our entry point, checked once.
 //!
-//! `sqlite3_api_routines` carries no size and grows with each release, so a field is read only after the
-//! host's version says it exists, and used only if it is not NULL (a host may be built without a
-//! feature). [`install`] copies what this crate uses into [`Api`], whose fields are plain functions: past
-//! that point nothing can be missing. It happens once per process; a second, different SQLite that
-//! loads the same library is refused, because two SQLites that share a file break each other's locks.
+//! `sqlite3_api_routines` carries no size and grows with each release, so a field is read only
+//! after the host's version says it exists, and used only if it is not NULL (a host may be built
+//! without a feature). [`install`] copies what this crate uses into [`Api`], whose fields are plain
+//! functions: past that point nothing can be missing. It happens once per process; a second,
+//! different SQLite that loads the same library is refused, because two SQLites that share a file
+//! break each other's locks.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uchar, c_void};
 use std::ptr;
@@ -114,8 +115,8 @@ fn missing(name: &str) -> Error {
     )
 }
 
-/// Takes the host's routines. Calling it again with the same table does nothing; a different table is
-/// an error, since it means two SQLite libraries in one process.
+/// Takes the host's routines. Calling it again with the same table does nothing; a different table
+/// is an error, since it means two SQLite libraries in one process.
 ///
 /// # Safety
 /// `raw` must be NULL or the routines pointer a SQLite passes to an extension's entry point.
@@ -138,7 +139,8 @@ pub unsafe fn install(raw: *mut sqlite3_api_routines) -> Result<()> {
         ));
     }
 
-    // SAFETY: libversion_number is one of the oldest fields; every SQLite 3 that loads extensions has it.
+    // SAFETY: libversion_number is one of the oldest fields; every SQLite 3 that loads extensions
+    // has it.
     let version =
         unsafe { (*raw).libversion_number }.ok_or_else(|| missing("libversion_number"))?;
     // SAFETY: the function takes nothing and returns a constant.
@@ -195,8 +197,8 @@ pub fn require_threadsafe() -> Result<()> {
 pub(super) fn single_threaded() -> Error {
     Error::new(
         ErrorKind::Unsupported,
-        "the host's SQLite runs without mutexes (SQLITE_THREADSAFE=0 or SQLITE_CONFIG_SINGLETHREAD), \
-         so no background thread can use it",
+        "the host's SQLite runs without mutexes (SQLITE_THREADSAFE=0 or \
+         SQLITE_CONFIG_SINGLETHREAD), so no background thread can use it",
     )
 }
 

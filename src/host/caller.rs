@@ -1,4 +1,5 @@
-//! The connection that is calling us: a function's or a table's view of it, for the length of the call.
+//! The connection that is calling us: a function's or a table's view of it, for the length of the
+//! call.
 //!
 //! It belongs to the host. We run only small statements on it, never close it and never change its
 //! settings behind its back.
@@ -32,8 +33,8 @@ impl Caller<'_> {
         Caller { handle: Handle { api, db }, probe: RefCell::new(None), call: PhantomData }
     }
 
-    /// The file behind `schema` ("main", or an attached name), as an absolute path; None if it is an
-    /// in-memory or temporary database. An unknown schema is an error.
+    /// The file behind `schema` ("main", or an attached name), as an absolute path; None if it is
+    /// an in-memory or temporary database. An unknown schema is an error.
     pub fn filename(&self, schema: &str) -> Result<Option<PathBuf>> {
         let name = c_text(schema)?;
         // SAFETY: the connection is open and the name NUL-terminated.
@@ -90,7 +91,8 @@ impl Caller<'_> {
         self.handle.execute(sql)
     }
 
-    /// Whether somebody called `sqlite3_interrupt` on the connection since the calling statement began.
+    /// Whether somebody called `sqlite3_interrupt` on the connection since the calling statement
+    /// began.
     ///
     /// SQLite 3.41 added a function for the question. Before that the flag shows in a statement run
     /// inside ours: it is cleared only when no statement is active, and ours is.

@@ -1,7 +1,7 @@
 //! A connection of our own to a database, through the host's SQLite, for SQL.
 //!
-//! Opened in serialized mode with a private cache. SQL methods take turns ([`Connection::sql`]), so an
-//! error message always belongs to the call that failed; `interrupt` does not wait for its turn.
+//! Opened in serialized mode with a private cache. SQL methods take turns (`Connection::sql`), so
+//! an error message always belongs to the call that failed; `interrupt` does not wait for its turn.
 
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -49,7 +49,8 @@ pub struct Connection {
     sql: Mutex<()>,
 }
 
-// SAFETY: the connection is in serialized mode (checked in `open`), so SQLite itself allows any thread.
+// SAFETY: the connection is in serialized mode (checked in `open`), so SQLite itself allows any
+// thread.
 unsafe impl Send for Connection {}
 // SAFETY: as above; what spans more than one call of SQLite happens under `sql`.
 unsafe impl Sync for Connection {}
@@ -80,7 +81,8 @@ impl Connection {
         if rc != OK {
             return Err(connection.handle.error(rc, &format!("open {}", path.display())));
         }
-        // SAFETY: the connection is open. NULL means SQLITE_CONFIG_SINGLETHREAD was chosen at run time.
+        // SAFETY: the connection is open. NULL means SQLITE_CONFIG_SINGLETHREAD was chosen at run
+        // time.
         if unsafe { (api.db_mutex)(db) }.is_null() {
             return Err(api::single_threaded());
         }
@@ -121,7 +123,8 @@ impl Connection {
         if rc == OK { Ok(()) } else { Err(self.handle.error(rc, "set the busy timeout")) }
     }
 
-    /// Checkpoints the main database. A checkpoint somebody else kept from finishing is not an error.
+    /// Checkpoints the main database. A checkpoint somebody else kept from finishing is not an
+    /// error.
     pub fn checkpoint(&self, mode: i32) -> Result<Checkpointed> {
         let (mut frames, mut done): (c_int, c_int) = (-1, -1);
         let (api, db) = (self.handle.api, self.handle.db);
@@ -136,7 +139,8 @@ impl Connection {
         Ok(Checkpointed { busy, log: frames, checkpointed: done })
     }
 
-    /// Makes the statement that runs on this connection, if any, end with an error. From any thread.
+    /// Makes the statement that runs on this connection, if any, end with an error. From any
+    /// thread.
     pub fn interrupt(&self) {
         // SAFETY: the connection is open for as long as `self` lives; SQLite allows any thread.
         unsafe { (self.handle.api.interruptx)(self.handle.db) };
@@ -184,8 +188,8 @@ pub(super) fn control_pointer(handle: Handle, schema: &CStr, verb: u32) -> Resul
     Ok(pointer)
 }
 
-/// The name to open. A relative one gets `./` in front, so that none reads as `:memory:`, as a `file:`
-/// URI (a host may have these switched on) or, empty, as a temporary database.
+/// The name to open. A relative one gets `./` in front, so that none reads as `:memory:`, as a
+/// `file:` URI (a host may have these switched on) or, empty, as a temporary database.
 fn file_name(path: &Path) -> Result<CString> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() {

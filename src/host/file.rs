@@ -2,14 +2,14 @@
 //!
 //! A [`Door`] is a connection of ours whose SQL ended when it was opened. From then on:
 //!
-//! | thing                    | used by                  | while holding                           |
-//! |--------------------------|--------------------------|-----------------------------------------|
-//! | database bytes           | any thread               | `FileHandle::io`, for one call          |
-//! | `xShmMap`, `xShmLock`    | any thread               | `Door::shm`, for one call               |
-//! | a mapped [`Region`]      | any thread, any process  | nothing: atomics; who may write what is the wal-index's own lock protocol |
+//! | thing                 | used by                 | while holding                           |
+//! |-----------------------|-------------------------|-----------------------------------------|
+//! | database bytes        | any thread              | `FileHandle::io`, for one call          |
+//! | `xShmMap`, `xShmLock` | any thread              | `Door::shm`, for one call               |
+//! | a mapped [`Region`]   | any thread, any process | the wal-index's own locks; only atomics |
 //!
-//! While it is open SQLite keeps SHARED on the database file for it, so nobody can leave WAL mode or, as
-//! the "last" connection, delete the WAL. Its own close never checkpoints.
+//! While it is open SQLite keeps SHARED on the database file for it, so nobody can leave WAL mode
+//! or, as the "last" connection, delete the WAL. Its own close never checkpoints.
 
 use std::ffi::c_int;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ use crate::wal::PageSize;
 pub use super::raw::RawFile;
 pub use super::shm::{Mode, Region, ShmLock};
 
-/// How long the first read waits for a recovery or an exclusive lock of somebody else, in milliseconds.
+/// How long the first read waits for a recovery or an exclusive lock of somebody else, in
+/// milliseconds.
 const OPEN_BUSY_MS: u32 = 5000;
 
 /// The first version of `sqlite3_io_methods` with shared memory.
@@ -39,9 +40,9 @@ pub struct Door {
 }
 
 impl Door {
-    /// Opens `path` through the VFS named `vfs` (empty: the default) and reads once, so that the WAL and
-    /// its shared memory are open. Refuses a database that is not in WAL mode, and a VFS without shared
-    /// memory.
+    /// Opens `path` through the VFS named `vfs` (empty: the default) and reads once, so that the
+    /// WAL and its shared memory are open. Refuses a database that is not in WAL mode, and a VFS
+    /// without shared memory.
     pub fn open(path: &Path, vfs: &str) -> Result<Arc<Door>> {
         Self::open_door(path, vfs)
             .map_err(|error| error.context(format_args!("open {}", path.display())))
@@ -122,7 +123,8 @@ impl Door {
     }
 }
 
-/// Without shared memory a WAL works for one exclusive connection only, so there is nothing to share.
+/// Without shared memory a WAL works for one exclusive connection only, so there is nothing to
+/// share.
 fn require_shared_memory(handle: &FileHandle) -> Result<()> {
     let found = (handle.version() >= METHODS_WITH_SHM)
         && method!(handle, xShmMap).is_ok()
@@ -133,7 +135,7 @@ fn require_shared_memory(handle: &FileHandle) -> Result<()> {
     }
     Err(Error::new(
         ErrorKind::Unsupported,
-        "the database's VFS has no shared memory, so its WAL cannot be shared; open it through a VFS \
-         that has, such as the default one",
+        "the database's VFS has no shared memory, so its WAL cannot be shared; open it through a \
+         VFS that has, such as the default one",
     ))
 }

@@ -1,8 +1,8 @@
 //! Scalar functions: from a Rust function over typed arguments to one SQL can call.
 //!
-//! Registration goes through `sqlite-loadable`, which keeps one small box per function and connection for
-//! ever. Arguments and results do not: its text results are freed with the wrong size when they hold a
-//! NUL byte, and its value readers take no NULL.
+//! Registration goes through `sqlite-loadable`, which keeps one small box per function and
+//! connection for ever. Arguments and results do not: its text results are freed with the wrong
+//! size when they hold a NUL byte, and its value readers take no NULL.
 
 use std::ffi::{c_char, c_int, c_uchar};
 
@@ -96,7 +96,8 @@ impl Args<'_> {
         }
     }
 
-    /// Text, whole, with any NUL inside it; None if it is NULL or missing. Other types are an error.
+    /// Text, whole, with any NUL inside it; None if it is NULL or missing. Other types are an
+    /// error.
     pub fn text(&self, index: usize) -> Result<Option<&str>> {
         let Some(value) = self.value_of(index, "text", &[SQLITE_TEXT])? else { return Ok(None) };
         // SAFETY: the value is SQLite's, for the length of the call.
@@ -107,8 +108,8 @@ impl Args<'_> {
             return Err(error(code(SQLITE_NOMEM), "out of memory".to_owned()));
         }
         let length = usize::try_from(length).unwrap_or(0);
-        // SAFETY: SQLite keeps `length` bytes there until the value is converted, which nobody does: it is
-        // read again only as the text it is.
+        // SAFETY: SQLite keeps `length` bytes there until the value is converted, which nobody
+        // does: it is read again only as the text it is.
         let bytes = unsafe { std::slice::from_raw_parts(text, length) };
         std::str::from_utf8(bytes).map(Some).map_err(|_| {
             Error::new(ErrorKind::Usage, format!("argument {} is not valid UTF-8", index + 1))
@@ -201,7 +202,8 @@ fn call(
 ) {
     // SAFETY: SQLite calls us with a live context.
     let db = unsafe { (api.context_db_handle)(context) };
-    // SAFETY: the connection is busy with the statement that calls us, on this thread, until we return.
+    // SAFETY: the connection is busy with the statement that calls us, on this thread, until we
+    // return.
     let caller = unsafe { Caller::new(api, db) };
     let answer = guard(name, || body(&caller, &Args { api, values }));
     // Its nested statement ends before the call does.

@@ -1,8 +1,9 @@
 //! A panic stops here and becomes an error: it must never unwind into the host's C frames.
 //!
-//! The standard hook would print to the host's stderr. The C entry point calls [`keep_panics_quiet`], which
-//! replaces it (the hook belongs to this library's own copy of std, so the host's is untouched) with one
-//! that remembers where the panic happened, for [`guard`] to put into the error.
+//! The standard hook would print to the host's stderr. The C entry point calls
+//! [`keep_panics_quiet`], which replaces it (the hook belongs to this library's own copy of std, so
+//! the host's is untouched) with one that remembers where the panic happened, for [`guard`] to put
+//! into the error.
 
 use std::any::Any;
 use std::cell::RefCell;

@@ -23,8 +23,9 @@ impl Registrar {
     }
 }
 
-/// The body of the C entry point: takes the host's routines and registers on `db` whatever `register`
-/// defines. Returns the code for the host; on failure the reason is in `*message`, in the host's memory.
+/// The body of the C entry point: takes the host's routines and registers on `db` whatever
+/// `register` defines. Returns the code for the host; on failure the reason is in `*message`, in
+/// the host's memory.
 ///
 /// # Safety
 /// The three pointers must be those the host passed to the entry point.
@@ -61,8 +62,8 @@ pub unsafe fn load(
     }
 }
 
-/// Stores `text` where the host looks for it. Uses the host's own allocator, and not [`api::api`]: the
-/// failure may be that there is none, or that it is another SQLite's.
+/// Stores `text` where the host looks for it. Uses the host's own allocator, and not [`api::api`]:
+/// the failure may be that there is none, or that it is another SQLite's.
 ///
 /// # Safety
 /// `message` and `routines` must be NULL or what the host passed.

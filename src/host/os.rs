@@ -1,4 +1,5 @@
-//! The few things asked of the operating system directly: signals, file locks, the process's identity.
+//! The few things asked of the operating system directly: signals, file locks, the process's
+//! identity.
 
 use std::fs::File;
 use std::mem::MaybeUninit;
@@ -8,8 +9,8 @@ use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Signals a fault raises in the faulting thread. Blocking them would only take the host's own crash
-/// handler away.
+/// Signals a fault raises in the faulting thread. Blocking them would only take the host's own
+/// crash handler away.
 const FAULTS: [libc::c_int; 7] = [
     libc::SIGABRT,
     libc::SIGBUS,
@@ -20,14 +21,14 @@ const FAULTS: [libc::c_int; 7] = [
     libc::SIGTRAP,
 ];
 
-/// Blocks every signal but the faults in the calling thread, so that the host's signals are handled by the
-/// host's threads. A background thread calls it first thing.
+/// Blocks every signal but the faults in the calling thread, so that the host's signals are handled
+/// by the host's threads. A background thread calls it first thing.
 pub fn block_signals() {
     set_mask(&all_but_faults());
 }
 
-/// Runs `body` with signals blocked and restores the mask after. A thread started inside inherits the
-/// block, so it never sees a signal, not even before its first line.
+/// Runs `body` with signals blocked and restores the mask after. A thread started inside inherits
+/// the block, so it never sees a signal, not even before its first line.
 pub fn with_signals_blocked<T>(body: impl FnOnce() -> T) -> T {
     struct Restore(libc::sigset_t);
     impl Drop for Restore {
@@ -66,9 +67,9 @@ pub fn pid() -> u32 {
     std::process::id()
 }
 
-/// Tries to take a POSIX write lock on the whole of `file`, without waiting; false if another process has
-/// it. The lock ends with the process, and with the close of *any* descriptor this process has of the
-/// file. A child of `fork` does not inherit it.
+/// Tries to take a POSIX write lock on the whole of `file`, without waiting; false if another
+/// process has it. The lock ends with the process, and with the close of *any* descriptor this
+/// process has of the file. A child of `fork` does not inherit it.
 pub fn lock_file(file: &File) -> Result<bool> {
     match fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),

@@ -1,7 +1,8 @@
-//! The `sqlite3_file` of a connection of ours: bytes of the database without a descriptor of our own.
+//! The `sqlite3_file` of a connection of ours: bytes of the database without a descriptor of our
+//! own.
 //!
-//! A `sqlite3_file` is not thread-safe (some builds seek, then read), so every call happens under `io`.
-//! The handle is good for as long as the connection is open; its owner keeps both together.
+//! A `sqlite3_file` is not thread-safe (some builds seek, then read), so every call happens under
+//! `io`. The handle is good for as long as the connection is open; its owner keeps both together.
 
 use std::ffi::c_int;
 use std::path::Path;
@@ -34,8 +35,8 @@ pub(super) struct FileHandle {
     io: Mutex<()>,
 }
 
-// SAFETY: the file belongs to the connection, which any thread may use; its calls are made under `io`, or
-// under the shared-memory lock of `Door`.
+// SAFETY: the file belongs to the connection, which any thread may use; its calls are made under
+// `io`, or under the shared-memory lock of `Door`.
 unsafe impl Send for FileHandle {}
 // SAFETY: as above.
 unsafe impl Sync for FileHandle {}
@@ -43,7 +44,8 @@ unsafe impl Sync for FileHandle {}
 /// Fetches a method of the file, or an error that names what the VFS lacks.
 macro_rules! method {
     ($handle:expr, $name:ident) => {{
-        // SAFETY: SQLite keeps the method table of an open file alive; the field exists in its version.
+        // SAFETY: SQLite keeps the method table of an open file alive; the field exists in its
+        // version.
         let method = unsafe { (*$handle.methods()).$name };
         method.ok_or_else(|| {
             $crate::error::Error::new(
@@ -59,7 +61,8 @@ impl FileHandle {
     /// Finds the file of an open connection.
     pub fn of(connection: Connection) -> Result<FileHandle> {
         let file: *mut sqlite3_file = connection.file_pointer(SQLITE_FCNTL_FILE_POINTER)?.cast();
-        // SAFETY: SQLite answered with the file of an open database; it lives as long as the connection.
+        // SAFETY: SQLite answered with the file of an open database; it lives as long as the
+        // connection.
         let methods = unsafe { (*file).pMethods };
         if methods.is_null() {
             return Err(Error::new(
@@ -189,8 +192,8 @@ fn c_length(length: usize) -> Result<c_int> {
 /// | writes, page 1 last    | the same                                             |
 /// | [`RawFile::rollback`]  | see the new content: SQLite compares the header      |
 ///
-/// Nothing is undone by `rollback`: it only gives the lock back. What a crash leaves is the caller's to
-/// recognise, which is why page 1 comes last.
+/// Nothing is undone by `rollback`: it only gives the lock back. What a crash leaves is the
+/// caller's to recognise, which is why page 1 comes last.
 pub struct RawFile {
     handle: FileHandle,
 }

@@ -1,10 +1,10 @@
 //! Shared memory of a WAL database: mapped regions and lock bytes.
 //!
 //! A region is 32768 bytes and stays mapped while its [`Door`] is open, which it keeps open. Other
-//! processes read and write the same memory, so every access is an atomic load or store of 2 or 4 bytes:
-//! loads Acquire, stores Release. What larger units mean (two equal header copies, say) is for the
-//! reader to check. An access outside the region or misaligned is a mistake in our own arithmetic: an
-//! assertion in tests, 0 or nothing in a release build, never a stray pointer.
+//! processes read and write the same memory, so every access is an atomic load or store of 2 or 4
+//! bytes: loads Acquire, stores Release. What larger units mean (two equal header copies, say) is
+//! for the reader to check. An access outside the region or misaligned is a mistake in our own
+//! arithmetic: an assertion in tests, 0 or nothing in a release build, never a stray pointer.
 //!
 //! A lock is held by the [`ShmLock`] and by nothing else: dropping it unlocks. Locks belong to the
 //! door, not to a thread or to the process, so two doors in one process exclude each other.
@@ -78,8 +78,9 @@ impl Door {
         }
     }
 
-    /// Tries to lock `count` bytes from `first` on, without waiting; None if somebody else holds one
-    /// in the way. Shared locks are taken one byte at a time. A byte this door holds already is an error.
+    /// Tries to lock `count` bytes from `first` on, without waiting; None if somebody else holds
+    /// one in the way. Shared locks are taken one byte at a time. A byte this door holds already is
+    /// an error.
     pub fn try_lock(self: &Arc<Self>, first: u8, count: u8, mode: Mode) -> Result<Option<ShmLock>> {
         let mask = mask(first, count, mode)?;
         let lock_bytes = method!(self.handle, xShmLock)?;
@@ -157,8 +158,8 @@ impl Drop for ShmLock {
         let flags = code(SQLITE_SHM_UNLOCK | self.mode.flag());
         let (from, number) = (c_int::from(self.first), c_int::from(self.count));
         let mut held = lock(&self.door.shm);
-        // SAFETY: the file is open and this range was locked in this mode by `try_lock`. An unlock that
-        // fails leaves the lock with the descriptor; the door's close ends it.
+        // SAFETY: the file is open and this range was locked in this mode by `try_lock`. An unlock
+        // that fails leaves the lock with the descriptor; the door's close ends it.
         unsafe { lock_bytes(self.door.handle.file, from, number, flags) };
         *held &= !mask;
     }
@@ -242,8 +243,8 @@ impl Region {
         }
         // SAFETY: the region is REGION_BYTES long and `offset + 4` fits.
         let place = unsafe { self.memory.add(offset) };
-        // SAFETY: aligned, since the region's start is (checked in `map`); mapped while `self` lives;
-        // accessed by atomics only.
+        // SAFETY: aligned, since the region's start is (checked in `map`); mapped while `self`
+        // lives; accessed by atomics only.
         Some(unsafe { AtomicU32::from_ptr(place.cast().as_ptr()) })
     }
 

@@ -1,7 +1,7 @@
 //! Statements over a raw `sqlite3*`, shared by our own connections and by the calling one.
 //!
-//! A [`Handle`] is only a pointer: its owner sees to it that the connection is open and that no other
-//! thread uses it between a call and the reading of its error message.
+//! A [`Handle`] is only a pointer: its owner sees to it that the connection is open and that no
+//! other thread uses it between a call and the reading of its error message.
 
 use std::ffi::{CStr, CString, c_int};
 use std::ptr;

@@ -1,13 +1,14 @@
 //! Eponymous, read-only tables: a function that lists rows becomes something to SELECT from.
 //!
-//! Each scan takes one snapshot of the rows, at its start. There is no index: SQLite filters. Error texts
-//! go through `sqlite-loadable`, which uses them as a printf format, so every `%` is doubled in
-//! [`table_error`] and nowhere else.
+//! Each scan takes one snapshot of the rows, at its start. There is no index: SQLite filters. Error
+//! texts go through `sqlite-loadable`, which uses them as a printf format, so every `%` is doubled
+//! in `table_error` and nowhere else.
 
 use std::ffi::c_int;
 
-use sqlite_loadable::ext::sqlite3_vtab_cursor;
-use sqlite_loadable::ext::{sqlite3, sqlite3_context, sqlite3_value, sqlite3_vtab};
+use sqlite_loadable::ext::{
+    sqlite3, sqlite3_context, sqlite3_value, sqlite3_vtab, sqlite3_vtab_cursor,
+};
 use sqlite_loadable::table::{IndexInfo, VTab, VTabArguments, VTabCursor};
 use sqlite_loadable::{BestIndexError, define_table_function};
 

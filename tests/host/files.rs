@@ -132,7 +132,8 @@ except OSError: print('busy')
     assert_eq!(try_elsewhere(), "got it");
 }
 
-/// Who may open files, and why it is never the database or its `-shm`. A new name needs a reason here.
+/// Who may open files, and why it is never the database or its `-shm`. A new name needs a reason
+/// here.
 const MAY_OPEN_FILES: &[(&str, &str)] = &[
     ("files.rs", "what it is given: WAL files and folders of the log"),
     ("wal.rs", "WAL files, which carry no locks"),

@@ -161,8 +161,8 @@ fn a_caller_knows_its_databases() {
     connection.execute("COMMIT").unwrap();
 }
 
-/// `sqlite3_interrupt` from another thread reaches a function that only sleeps and asks, and leaves no
-/// trace on the connection.
+/// `sqlite3_interrupt` from another thread reaches a function that only sleeps and asks, and leaves
+/// no trace on the connection.
 #[test]
 fn an_interrupt_reaches_a_waiting_function() {
     let (_folder, connection) = memory();

@@ -27,8 +27,8 @@ fn the_shell_loads_it_twice() {
     assert_eq!(shell(&[":memory:", &load, &load, "SELECT 7"]), "7");
 }
 
-/// SQLite lets no function be replaced while a statement runs, and the statement that loads is running.
-/// What the first load defined must stay, and the second must not fail.
+/// SQLite lets no function be replaced while a statement runs, and the statement that loads is
+/// running. What the first load defined must stay, and the second must not fail.
 #[test]
 fn one_statement_loads_it_twice() {
     let sql = format!("SELECT load_extension('{0}') IS load_extension('{0}')", library().display());
@@ -60,9 +60,10 @@ fn a_library_host_opens_and_closes_around_it() {
     const SCRIPT: &str = "
 import ctypes, sys
 sqlite = ctypes.CDLL('libsqlite3.so.0')
-sqlite.sqlite3_load_extension.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p]
-sqlite.sqlite3_enable_load_extension.argtypes = [ctypes.c_void_p, ctypes.c_int]
-sqlite.sqlite3_close.argtypes = [ctypes.c_void_p]
+handle, text = ctypes.c_void_p, ctypes.c_char_p
+sqlite.sqlite3_load_extension.argtypes = [handle, text, text, handle]
+sqlite.sqlite3_enable_load_extension.argtypes = [handle, ctypes.c_int]
+sqlite.sqlite3_close.argtypes = [handle]
 for _ in range(20):
     db = ctypes.c_void_p()
     assert sqlite.sqlite3_open(b':memory:', ctypes.byref(db)) == 0

@@ -12,16 +12,16 @@ use litestream::walindex::{IndexHeader, LOCK_CKPT, LOCK_WRITE, lock_read};
 
 use crate::sqlite::{Folder, application, elsewhere, wal};
 
-/// Another process opens the database, reads and closes it: the "last close" deletes the WAL if it finds
-/// no lock of anybody.
+/// Another process opens the database, reads and closes it: the "last close" deletes the WAL if it
+/// finds no lock of anybody.
 fn visitor(path: &Path) -> String {
     elsewhere(path, "SELECT count(*) FROM t")
 }
 
-/// Why nothing in here may open the database or its `-shm` with `std::fs`: closing a descriptor drops
-/// every POSIX lock the process has on the file. (For most versions the database alone is enough; the
-/// newest look for a lock on the `-shm` as well before they delete.) If this test ever fails, the rule may
-/// be relaxed.
+/// Why nothing in here may open the database or its `-shm` with `std::fs`: closing a descriptor
+/// drops every POSIX lock the process has on the file. (For most versions the database alone is
+/// enough; the newest look for a lock on the `-shm` as well before they delete.) If this test ever
+/// fails, the rule may be relaxed.
 #[test]
 fn a_plain_open_and_close_loses_the_applications_commit() {
     let folder = Folder::new();

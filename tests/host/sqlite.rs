@@ -1,7 +1,8 @@
 //! The system's SQLite inside the test process, and what the tests share.
 //!
-//! `sqlite3_auto_extension` hands its callback the same routines as `sqlite3_load_extension` would, so the
-//! library under test, linked into this very program, finds its host as it does in the field.
+//! `sqlite3_auto_extension` hands its callback the same routines as `sqlite3_load_extension` would,
+//! so the library under test, linked into this very program, finds its host as it does in the
+//! field.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -92,7 +93,8 @@ impl Drop for Folder {
     }
 }
 
-/// A WAL database with a table `t(x)` and one row, and the connection that made it: "the application".
+/// A WAL database with a table `t(x)` and one row, and the connection that made it: "the
+/// application".
 pub fn application(path: &Path) -> Connection {
     start();
     let connection = Connection::open(path, "", true).unwrap();
@@ -102,8 +104,8 @@ pub fn application(path: &Path) -> Connection {
     connection
 }
 
-/// Runs SQL on `path` in another process, which then closes it. Prints each row's first column; an error
-/// ends up in the text as well.
+/// Runs SQL on `path` in another process, which then closes it. Prints each row's first column; an
+/// error ends up in the text as well.
 pub fn elsewhere(path: &Path, sql: &str) -> String {
     const SCRIPT: &str = "
 import sqlite3, sys
