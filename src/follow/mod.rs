@@ -1,1 +1,233 @@
-//! Pending.
+//! Follows an upstream: makes a database file a live read replica and keeps it one.
+//!
+//! ```text
+//! client, transport, url    bytes off the wire
+//! session, cursor           records in order, proved by the upstream's checksum chain
+//! replica, image            into which file, and the first snapshot
+//! apply, frames, index      a WAL writer of its own under unmodified readers
+//! intents, dir              where in the upstream's history the replica is, exactly
+//! keeper, worker, pace      checkpoints, threads, when
+//! ```
+//!
+//! What readers of the replica see is the state after some whole transaction of the upstream, and it
+//! never goes back. Whoever else writes gets "database is locked". Errors of the background threads are
+//! data ([`Status::error`]), cleared by the next success.
+
+mod apply;
+mod client;
+mod cursor;
+mod dir;
+mod frames;
+mod image;
+mod index;
+mod intents;
+mod keeper;
+mod pace;
+mod replica;
+mod session;
+mod shared;
+mod transport;
+mod url;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result, lock};
+use crate::host::api::randomness;
+use crate::pos::{Generation, Pos};
+use crate::registry;
+
+use apply::Applier;
+use client::Client;
+use dir::ReplicaDir;
+use replica::Replica;
+use shared::Shared;
+use url::Upstream;
+
+/// How long a stop waits for the threads to end.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
+/// What to follow, and into which file.
+#[derive(Debug, Clone, Default)]
+pub struct FollowConfig {
+    /// The replica's database file. Made if it does not exist.
+    pub path: PathBuf,
+    /// The VFS it is opened with; empty: the host's default.
+    pub vfs: String,
+    /// The upstream: `http://host:port`, `https://...` or `unix:/socket`.
+    pub url: String,
+    /// The database's path or file name there; none: the only one it serves.
+    pub upstream_path: Option<String>,
+    /// Sent as `Authorization: Bearer`; none: LITESTREAM_TOKEN, if it is set.
+    pub token: Option<String>,
+    /// A PEM file with the roots to trust for https, instead of the public ones.
+    pub ca: Option<PathBuf>,
+    /// Whether a file that holds other data may be replaced.
+    pub overwrite: bool,
+}
+
+/// What a follower is doing.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// connecting, snapshot, catching-up, streaming, waiting or stopped.
+    pub state: &'static str,
+    /// Why it last failed; none since the last success.
+    pub error: Option<String>,
+    /// The URL it follows.
+    pub upstream: String,
+    /// The upstream's history it is in.
+    pub generation: Option<Generation>,
+    /// The position readers see.
+    pub position: Option<Pos>,
+    /// The upstream's own position, as it last told.
+    pub upstream_position: Option<Pos>,
+}
+
+/// A database being followed into. Dropping it tells its threads to end.
+pub struct Follower {
+    config: FollowConfig,
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Begins to follow. Fails at once for what trying again cannot mend: a URL that is none, a file that
+/// holds other data or is in use by another follower. The upstream itself is reached for in the
+/// background.
+pub fn start(config: FollowConfig) -> Result<Arc<Follower>> {
+    let upstream = Upstream::parse(&config.url, config.upstream_path.as_deref())?;
+    let token = config
+        .token
+        .clone()
+        .or_else(|| std::env::var("LITESTREAM_TOKEN").ok().filter(|token| !token.is_empty()));
+    let mut id = [0; 8];
+    randomness(&mut id);
+    let id = format!("{:016x}", u64::from_ne_bytes(id));
+    let client = Client::new(upstream, id, token, config.ca.as_ref())?;
+    let replica = Replica::open(&config.path, &config.vfs, &config.url, config.overwrite)?;
+    let shared = Shared::new(replica.pos());
+    let mut threads = Vec::new();
+    let (for_follow, for_ack) = (client.clone(), client);
+    let state = Arc::clone(&shared);
+    threads.push(registry::spawn_worker("follow", move || {
+        worker::follow(&state, &for_follow, replica);
+    })?);
+    let state = Arc::clone(&shared);
+    let acknowledger = registry::spawn_worker("follow-ack", move || {
+        worker::acknowledge(&state, &for_ack);
+    });
+    let follower = Arc::new(Follower { config, shared, threads: Mutex::new(threads) });
+    lock(&follower.threads).push(acknowledger.inspect_err(|_| follower.shared.stop())?);
+    Ok(follower)
+}
+
+impl Follower {
+    /// How it was started.
+    pub fn config(&self) -> &FollowConfig {
+        &self.config
+    }
+
+    /// What it is doing.
+    pub fn status(&self) -> Status {
+        let inner = self.shared.get();
+        Status {
+            state: inner.state.as_str(),
+            error: inner.error,
+            upstream: self.config.url.clone(),
+            generation: inner.position.map(|pos| pos.generation),
+            position: inner.position,
+            upstream_position: inner.upstream_position,
+        }
+    }
+
+    /// The last position published to readers.
+    pub fn position(&self) -> Option<Pos> {
+        self.shared.get().position
+    }
+
+    /// Waits at most `limit` until readers see `pos`; whether they do.
+    pub fn wait(&self, pos: Pos, limit: Duration) -> bool {
+        self.shared.wait(limit, |inner| shared::covers(inner.position, pos))
+    }
+
+    /// Waits at most `limit` until everything is applied that the upstream had committed when the
+    /// follower was started; whether it is.
+    pub fn wait_caught_up(&self, limit: Duration) -> bool {
+        self.shared.wait(limit, |inner| inner.caught_up)
+    }
+
+    /// Whether everything is applied that the upstream had committed when the follower was started.
+    pub fn caught_up_to_start(&self) -> bool {
+        self.shared.get().caught_up
+    }
+
+    /// Seconds behind the upstream, as far as is known.
+    pub fn lag(&self) -> f64 {
+        shared::lag(&self.shared.get(), Instant::now())
+    }
+
+    /// Ends the threads and releases every lock on the database. The file stays a replica.
+    pub fn stop(&self) -> Result<()> {
+        self.shared.stop();
+        let deadline = Instant::now() + STOP_MAX;
+        let mut threads = lock(&self.threads);
+        while let Some(thread) = threads.pop() {
+            while !thread.is_finished() {
+                if Instant::now() >= deadline {
+                    threads.push(thread);
+                    let text = "a thread that follows has not ended yet; try again";
+                    return Err(Error::new(ErrorKind::Timeout, text));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            registry::join(thread);
+        }
+        Ok(())
+    }
+
+    /// Stops, and makes the file an ordinary writable database. Returns its position.
+    pub fn promote(&self) -> Result<Option<Pos>> {
+        self.stop()?;
+        promote_idle(&self.config.path, &self.config.vfs)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+/// Whether the database at `path` is a replica, followed now or not.
+pub fn is_replica(path: &Path) -> bool {
+    ReplicaDir::of(path).is_replica()
+}
+
+/// The position the replica at `path` was last known to be at, by whichever process follows it.
+pub fn read_position(path: &Path) -> Option<Pos> {
+    ReplicaDir::of(path).read_position()
+}
+
+/// Makes a replica that nobody follows an ordinary writable database. Returns its position; none if it
+/// is not known.
+pub fn promote_idle(path: &Path, vfs: &str) -> Result<Option<Pos>> {
+    let dir = ReplicaDir::of(path);
+    if !dir.is_replica() {
+        let text = format!("{} is not a replica", path.display());
+        return Err(Error::new(ErrorKind::Usage, text));
+    }
+    if dir.is_filling() {
+        return Err(Error::new(
+            ErrorKind::Refused,
+            format!("{} never received all of its first snapshot; delete it", path.display()),
+        ));
+    }
+    // Its lock proves that no other process follows; its position is exact.
+    let applier = Applier::open(path, vfs, &dir)?;
+    let pos = applier.pos();
+    dir.unmark_replica()?;
+    drop(applier);
+    Ok(pos)
+}

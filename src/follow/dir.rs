@@ -1,0 +1,222 @@
+//! What a replica keeps in `DB-litestream/`, beside its intents.
+//!
+//! | file     | content                                                                            |
+//! |----------|------------------------------------------------------------------------------------|
+//! | replica  | `upstream=URL` and `since=SECONDS` (Unix time), a line each: this file is a replica |
+//! | filling  | empty; exists while a first snapshot is being written, see image.rs; locked by whoever does |
+//! | position | the position applied, 50 bytes and a newline, rewritten in place: other processes read it |
+//!
+//! `replica` appears before the first byte of the database is changed and goes when it is promoted.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::intents::FILE_NAMES;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::info::META_DIR_SUFFIX;
+use crate::pos::Pos;
+
+const REPLICA: &str = "replica";
+const FILLING: &str = "filling";
+const POSITION: &str = "position";
+/// Bytes of `position`: 16 digits, a slash, 16 digits, a colon, 16 digits, a newline.
+const POSITION_SIZE: usize = 16 + 1 + 16 + 1 + 16 + 1;
+
+/// The directory `DB-litestream/` of one database.
+#[derive(Debug, Clone)]
+pub struct ReplicaDir {
+    path: PathBuf,
+}
+
+impl ReplicaDir {
+    /// Of the database at `database`; nothing is looked at or made yet.
+    pub fn of(database: &Path) -> Self {
+        let mut path = database.as_os_str().to_owned();
+        path.push(META_DIR_SUFFIX);
+        Self { path: PathBuf::from(path) }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the directory; who may read the database may look into it.
+    pub fn create(&self, database: &Path) -> Result<()> {
+        // Only metadata is read: opening the database here would drop the host's locks on close.
+        let read_bits = fs::metadata(database).map_or(0o600, |meta| meta.mode()) & 0o444;
+        let mode = 0o300 | read_bits | read_bits >> 2;
+        match DirBuilder::new().mode(mode | 0o700).create(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.context(|| format!("cannot create {}", self.path.display())),
+        }
+    }
+
+    /// Whether the database is a replica.
+    pub fn is_replica(&self) -> bool {
+        self.path.join(REPLICA).exists()
+    }
+
+    /// Whether a first snapshot was begun and perhaps not finished.
+    pub fn is_filling(&self) -> bool {
+        self.path.join(FILLING).exists()
+    }
+
+    /// Says that the database is a replica of `upstream`. On disk when it returns.
+    pub fn mark_replica(&self, upstream: &str) -> Result<()> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let temporary = self.path.join("replica.tmp");
+        let target = self.path.join(REPLICA);
+        let what = || format!("cannot write {}", target.display());
+        let mut file = File::create(&temporary).context(what)?;
+        file.write_all(format!("upstream={upstream}\nsince={since}\n").as_bytes()).context(what)?;
+        file.sync_all().context(what)?;
+        fs::rename(&temporary, &target).context(what)?;
+        self.sync()
+    }
+
+    /// Says that a first snapshot is being written, and keeps others from writing another until the
+    /// file returned is closed. On disk when it returns.
+    pub fn mark_filling(&self) -> Result<File> {
+        let path = self.path.join(FILLING);
+        let what = || format!("cannot write {}", path.display());
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .context(what)?;
+        if !crate::host::os::lock_file(&file).context(what)? {
+            let text = "another process is writing the first snapshot of this replica";
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
+        self.sync()?;
+        Ok(file)
+    }
+
+    /// Says that the first snapshot is complete.
+    pub fn unmark_filling(&self) -> Result<()> {
+        self.remove(FILLING)?;
+        self.sync()
+    }
+
+    /// Removes all that makes the database a replica, the sign that it is one first.
+    pub fn unmark_replica(&self) -> Result<()> {
+        for name in [REPLICA, POSITION, FILE_NAMES[0], FILE_NAMES[1]] {
+            self.remove(name)?;
+        }
+        self.sync()?;
+        // Other files may be in it, and nothing may be.
+        let _ = fs::remove_dir(&self.path);
+        Ok(())
+    }
+
+    /// The position other processes wrote last, if there is one.
+    pub fn read_position(&self) -> Option<Pos> {
+        let text = fs::read_to_string(self.path.join(POSITION)).ok()?;
+        text.strip_suffix('\n')?.parse().ok().filter(|pos: &Pos| !pos.is_zero())
+    }
+
+    /// Opens the position for writing.
+    pub fn position_file(&self) -> Result<PositionFile> {
+        let path = self.path.join(POSITION);
+        let what = || format!("cannot open {}", path.display());
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .context(what)?;
+        file.set_permissions(fs::Permissions::from_mode(self.file_mode())).context(what)?;
+        Ok(PositionFile { file, path })
+    }
+
+    /// Makes names that were made or removed in the directory survive a loss of power.
+    pub fn sync(&self) -> Result<()> {
+        let directory = File::open(&self.path);
+        directory
+            .and_then(|directory| directory.sync_all())
+            .context(|| format!("cannot sync {}", self.path.display()))
+    }
+
+    /// Readable to whom the directory is.
+    fn file_mode(&self) -> u32 {
+        let mode = fs::metadata(&self.path).map_or(0o700, |meta| meta.mode());
+        0o600 | mode & 0o444
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other.context(|| format!("cannot remove {}", path.display())),
+        }
+    }
+}
+
+/// The file `position`, open for rewriting.
+pub struct PositionFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl PositionFile {
+    /// Writes a position in place of the one before.
+    pub fn write(&self, pos: Pos) -> Result<()> {
+        let text = format!("{pos}\n");
+        debug_assert_eq!(text.len(), POSITION_SIZE);
+        let done = self.file.write_all_at(text.as_bytes(), 0);
+        done.context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pos::{Generation, Index, Offset};
+
+    fn scratch(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("ls-dir-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        path.join("a.db")
+    }
+
+    #[test]
+    fn signs_come_and_go() {
+        let database = scratch("signs");
+        let dir = ReplicaDir::of(&database);
+        assert!(!dir.is_replica() && !dir.is_filling());
+        dir.create(&database).unwrap();
+        dir.create(&database).unwrap();
+        dir.mark_replica("http://a").unwrap();
+        let text = fs::read_to_string(dir.path().join("replica")).unwrap();
+        assert!(text.starts_with("upstream=http://a\nsince="), "{text}");
+        let lock = dir.mark_filling().unwrap();
+        assert!(dir.is_replica() && dir.is_filling());
+        drop(lock);
+        dir.unmark_filling().unwrap();
+        dir.unmark_replica().unwrap();
+        assert!(!dir.path().exists());
+    }
+
+    #[test]
+    fn position_is_rewritten_in_place() {
+        let database = scratch("position");
+        let dir = ReplicaDir::of(&database);
+        dir.create(&database).unwrap();
+        assert_eq!(dir.read_position(), None);
+        let file = dir.position_file().unwrap();
+        for offset in [32, u64::MAX >> 1, 0] {
+            let generation = Generation::from_bits(u64::MAX);
+            let pos = Pos::new(generation, Index::ZERO, Offset::new(offset).unwrap());
+            file.write(pos).unwrap();
+            assert_eq!(dir.read_position(), Some(pos));
+            let length = fs::metadata(dir.path().join("position")).unwrap().len();
+            assert_eq!(length, POSITION_SIZE as u64);
+        }
+    }
+}

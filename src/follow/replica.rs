@@ -1,0 +1,324 @@
+//! The local end: a database file in one of the states a follower finds or makes, and the way pages
+//! take into it.
+//!
+//! | file                                | then                                                       |
+//! |-------------------------------------|------------------------------------------------------------|
+//! | empty                               | the first snapshot is written straight into it (image.rs)  |
+//! | half-written first snapshot of ours | started over, the same way                                 |
+//! | a replica                           | resumed at its exact position; if that is unknown, compared |
+//! | no tables, or `overwrite`           | compared                                                   |
+//! | anything else                       | refused                                                    |
+//!
+//! Compared: each page of the upstream's snapshot is held against what readers see now; those that
+//! differ become, with the WAL that makes the snapshot exact, one transaction. Readers go from the old
+//! state to the new.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::apply::Applier;
+use super::cursor::{Point, lock_page};
+use super::dir::ReplicaDir;
+use super::image::{self, Image, Look};
+use super::intents::UpstreamPos;
+use super::keeper::Keeper;
+use super::pace::{CHECKPOINT_FRAMES, drain_budget, next_drain};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::conn::Connection;
+use crate::pos::Pos;
+use crate::wal::PageSize;
+
+/// How often a drain looks for its gap.
+const DRAIN_STEP: Duration = Duration::from_micros(500);
+
+/// What may become of a database file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    Fill,
+    Open,
+    Adopt,
+}
+
+/// A database as it is found.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    look: Look,
+    is_filling: bool,
+    is_replica: bool,
+    has_tables: bool,
+}
+
+fn decide(found: Found, overwrite: bool, path: &Path) -> Result<Plan> {
+    let Found { look, is_filling, is_replica, has_tables } = found;
+    match () {
+        () if look.size == 0 => Ok(Plan::Fill),
+        () if is_filling && !look.has_magic => Ok(Plan::Fill),
+        () if is_filling || is_replica => Ok(Plan::Open),
+        () if overwrite || !has_tables => Ok(Plan::Adopt),
+        () => Err(Error::new(
+            ErrorKind::Refused,
+            format!(
+                "{} holds data that did not come from an upstream; follow into an empty or new \
+                 file, or pass \"overwrite\": true to replace all of it",
+                path.display()
+            ),
+        )),
+    }
+}
+
+/// The database a follower writes.
+pub struct Replica {
+    path: PathBuf,
+    vfs: String,
+    dir: ReplicaDir,
+    upstream: String,
+    /// Before the applier: its connection must not be the last to close.
+    keeper: Option<Keeper>,
+    applier: Option<Applier>,
+    image: Option<Image>,
+    /// Frames from which the WAL may stop applying for a gap.
+    drain_at: u32,
+    page: Vec<u8>,
+}
+
+impl Replica {
+    /// Looks at the file and refuses what must not be replaced; opens what can be applied to.
+    pub fn open(path: &Path, vfs: &str, upstream: &str, overwrite: bool) -> Result<Self> {
+        let dir = ReplicaDir::of(path);
+        let look = image::look(path, vfs)?;
+        let is_replica = dir.is_replica();
+        let is_filling = dir.is_filling();
+        let has_tables = look.size > 0 && !is_replica && !is_filling && has_tables(path, vfs)?;
+        let found = Found { look, is_filling, is_replica, has_tables };
+        let plan = decide(found, overwrite, path)?;
+        let mut replica = Self {
+            path: path.to_owned(),
+            vfs: vfs.to_owned(),
+            dir,
+            upstream: upstream.to_owned(),
+            keeper: None,
+            applier: None,
+            image: None,
+            drain_at: 0,
+            page: Vec::new(),
+        };
+        match plan {
+            Plan::Fill => {}
+            Plan::Open => replica.apply_to(None)?,
+            Plan::Adopt => {
+                set_wal_mode(path, vfs)?;
+                replica.apply_to(None)?;
+            }
+        }
+        Ok(replica)
+    }
+
+    fn apply_to(&mut self, made: Option<Applier>) -> Result<()> {
+        let applier = match made {
+            Some(applier) => applier,
+            None => {
+                self.dir.create(&self.path)?;
+                let applier = Applier::open(&self.path, &self.vfs, &self.dir)?;
+                self.dir.mark_replica(&self.upstream)?;
+                self.dir.unmark_filling()?;
+                applier
+            }
+        };
+        let (gauge, intents) = applier.for_keeper();
+        self.keeper = Some(Keeper::start(&self.path, &self.vfs, gauge, intents)?);
+        self.applier = Some(applier);
+        Ok(())
+    }
+
+    /// Where it is kept.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The position readers see, if it is known.
+    pub fn pos(&self) -> Option<Pos> {
+        self.applier.as_ref().and_then(Applier::pos)
+    }
+
+    /// The state readers see, if its position is known.
+    pub fn point(&self) -> Result<Option<Point>> {
+        let Some(applier) = &self.applier else { return Ok(None) };
+        let Some(upstream) = applier.upstream() else { return Ok(None) };
+        Ok(Some(Point { upstream, page_count: applier.page_count()? }))
+    }
+
+    /// Fails if a database with pages of this size cannot be followed into the file.
+    pub fn check_page_size(&self, page_size: PageSize) -> Result<()> {
+        match &self.applier {
+            Some(applier) if applier.page_size() != page_size => Err(Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "the upstream has pages of {page_size} bytes, {} of {}; stop following, delete \
+                     the file and follow again",
+                    self.path.display(),
+                    applier.page_size()
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes staged in memory.
+    pub fn staged_bytes(&self) -> usize {
+        self.applier.as_ref().map_or(0, Applier::staged_bytes)
+    }
+
+    /// A snapshot begins.
+    pub fn begin_snapshot(&mut self, page_size: PageSize) -> Result<()> {
+        match &mut self.applier {
+            Some(applier) => applier.discard(),
+            None => {
+                self.image = None;
+                let (path, vfs) = (&self.path, &self.vfs);
+                let image = Image::begin(path, vfs, &self.dir, &self.upstream, page_size)?;
+                self.image = Some(image);
+            }
+        }
+        self.page.resize(page_size.bytes(), 0);
+        Ok(())
+    }
+
+    /// Takes a page of a snapshot.
+    pub fn snapshot_page(&mut self, page_no: u32, page: &[u8]) -> Result<()> {
+        let Some(applier) = &mut self.applier else { return self.stage(page_no, page) };
+        if page_no == 1 {
+            image::check_first(page, applier.page_size())?;
+        } else if page_no == lock_page(applier.page_size())
+            || (applier.read_page(page_no, &mut self.page)? && self.page == page)
+        {
+            return Ok(());
+        }
+        // Page 1 always: a transaction needs a frame, if only to change the database's size.
+        applier.stage(page_no, page)
+    }
+
+    /// Takes a page of the next commit.
+    pub fn stage(&mut self, page_no: u32, page: &[u8]) -> Result<()> {
+        match (&mut self.applier, &mut self.image) {
+            (Some(applier), _) => applier.stage(page_no, page),
+            (None, Some(image)) => image.write(page_no, page),
+            (None, None) => Err(Error::peer("WAL came before the snapshot it belongs to")),
+        }
+    }
+
+    /// Shows readers everything staged.
+    pub fn commit(&mut self, page_count: u32, upstream: UpstreamPos) -> Result<()> {
+        if let Some(applier) = &mut self.applier {
+            applier.commit(page_count, upstream)?;
+            let frames = applier.max_frame();
+            if let Some(keeper) = &self.keeper {
+                keeper.look(frames);
+            }
+            if frames < CHECKPOINT_FRAMES {
+                self.drain_at = 0;
+            }
+            return Ok(());
+        }
+        let image = self.image.take();
+        let image = image.ok_or_else(|| Error::bug("a commit without a snapshot"))?;
+        let applier = image.finish(page_count, upstream)?;
+        self.apply_to(Some(applier))
+    }
+
+    /// Forgets everything staged, and a first snapshot that is not complete.
+    pub fn discard(&mut self) {
+        self.image = None;
+        if let Some(applier) = &mut self.applier {
+            applier.discard();
+        }
+    }
+
+    /// Starts a long WAL over, if it can be done now; while there is more to apply, may wait for that.
+    pub fn restart_wal(&mut self, may_wait: bool) -> Result<()> {
+        let Some(applier) = &mut self.applier else { return Ok(()) };
+        let frames = applier.max_frame();
+        if frames < CHECKPOINT_FRAMES || (applier.is_checkpointed() && applier.try_restart()?) {
+            return Ok(());
+        }
+        if !may_wait || frames < self.drain_at {
+            return Ok(());
+        }
+        let budget = drain_budget(frames);
+        let deadline = Instant::now() + budget;
+        while Instant::now() < deadline {
+            if applier.is_checkpointed() {
+                if applier.try_restart()? {
+                    return Ok(());
+                }
+            } else if let Some(keeper) = &self.keeper {
+                keeper.call();
+            }
+            std::thread::sleep(DRAIN_STEP);
+        }
+        if !budget.is_zero() {
+            self.drain_at = next_drain(frames);
+        }
+        Ok(())
+    }
+
+    /// Looks after what others may damage. For when nothing comes.
+    pub fn idle(&mut self) -> Result<bool> {
+        let healed = self.applier.as_ref().is_some_and(Applier::heal);
+        self.restart_wal(false)?;
+        Ok(healed)
+    }
+}
+
+fn has_tables(path: &Path, vfs: &str) -> Result<bool> {
+    let connection = Connection::open(path, vfs, false)?;
+    connection.busy_timeout(2000)?;
+    Ok(connection.query_i64("SELECT count(*) FROM main.sqlite_master")? > 0)
+}
+
+fn set_wal_mode(path: &Path, vfs: &str) -> Result<()> {
+    let connection = Connection::open(path, vfs, false)?;
+    connection.busy_timeout(2000)?;
+    let mode = connection.query_text("PRAGMA main.journal_mode = WAL")?;
+    if mode.as_deref() != Some("wal") {
+        let text = format!("{} cannot be put in WAL mode", path.display());
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_replaced_and_what_is_not() {
+        let base = Found {
+            look: Look { size: 8192, has_magic: true },
+            is_filling: false,
+            is_replica: false,
+            has_tables: true,
+        };
+        let check = |found: Found, overwrite: bool, plan: Option<Plan>| {
+            let decided = decide(found, overwrite, Path::new("a.db"));
+            assert_eq!(decided.ok(), plan, "{found:?} {overwrite}");
+        };
+        let half = Look { size: 8192, has_magic: false };
+        let empty = Look { size: 0, has_magic: false };
+        check(base, false, None);
+        check(base, true, Some(Plan::Adopt));
+        check(Found { has_tables: false, ..base }, false, Some(Plan::Adopt));
+        check(Found { is_replica: true, ..base }, false, Some(Plan::Open));
+        check(Found { look: empty, ..base }, false, Some(Plan::Fill));
+        check(Found { look: empty, is_replica: true, ..base }, false, Some(Plan::Fill));
+        check(Found { look: half, ..base }, false, None);
+        check(
+            Found { look: half, is_replica: true, is_filling: true, ..base },
+            false,
+            Some(Plan::Fill),
+        );
+        check(Found { is_replica: true, is_filling: true, ..base }, false, Some(Plan::Open));
+        let error = decide(base, false, Path::new("a.db")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert!(error.to_string().contains("overwrite"), "{error}");
+    }
+}

@@ -1,0 +1,387 @@
+//! One connection to the upstream, from its first record to its end.
+//!
+//! ```text
+//! open --200--> (snapshot --> segments until exact)? --> segments, heartbeats ... --> end or error
+//! ```
+//!
+//! A snapshot is shown together with the WAL that makes it exact: up to the position of the first
+//! heartbeat on this connection; with an ancestor, which sends none, until nothing more came for
+//! [`DRY`]. A commit is shown at once when nothing more is at hand, else grouped (pace.rs). Whatever the
+//! peer got wrong ends the session; what is published stays, what is staged goes.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use super::client::{Filled, Stream};
+use super::cursor::{Cursor, Point, check_flags, lock_page};
+use super::pace::{Publish, publish};
+use super::replica::Replica;
+use super::shared::{Shared, State, covers};
+use crate::error::{Error, ErrorKind, Result};
+use crate::lz4::Decoder;
+use crate::pos::Pos;
+use crate::record::{Heartbeat, RecordType, StreamRecordHeader};
+use crate::registry::{self, Level};
+use crate::wal::{PageSize, WAL_HEADER_SIZE};
+
+/// An ancestor that sends nothing for this long has sent what it had.
+const DRY: Duration = Duration::from_millis(20);
+/// How often the wal-index is looked after while nothing comes.
+const TICK: Duration = Duration::from_millis(100);
+/// An upstream that sends heartbeats every second is gone after this long without a byte.
+const SILENCE_MAX: Duration = Duration::from_millis(4500);
+/// Pages of a large record after which a commit in the middle of it is shown.
+const GROUP_BYTES: usize = 1 << 20;
+
+/// One connection at work.
+pub struct Session<'a> {
+    shared: &'a Shared,
+    replica: &'a mut Replica,
+    stream: Stream,
+    page_size: PageSize,
+    cursor: Cursor,
+    /// A snapshot is not exact yet: nothing of it may be shown.
+    inexact: bool,
+    /// What the upstream had when this connection was made, in the history it sends.
+    goal: Option<Pos>,
+    beats: bool,
+    heard: Instant,
+    published: Instant,
+    frame: Vec<u8>,
+    /// Something was applied, or found to be.
+    worked: bool,
+}
+
+impl<'a> Session<'a> {
+    /// Reads `stream`, which was asked to continue at `from`, into `replica`.
+    pub fn new(
+        shared: &'a Shared,
+        replica: &'a mut Replica,
+        stream: Stream,
+        from: Option<Point>,
+    ) -> Result<Self> {
+        let page_size = stream.page_size();
+        replica.check_page_size(page_size)?;
+        let now = Instant::now();
+        Ok(Self {
+            shared,
+            replica,
+            page_size,
+            cursor: Cursor::new(page_size, from),
+            inexact: false,
+            goal: None,
+            beats: false,
+            heard: now,
+            // Long ago: the first commit need not wait.
+            published: now.checked_sub(Duration::from_secs(1)).unwrap_or(now),
+            frame: vec![0; page_size.frame_size()],
+            stream,
+            worked: false,
+        })
+    }
+
+    /// Runs until the connection ends or the follower stops; whether anything came of it.
+    pub fn run(mut self) -> (bool, Result<()>) {
+        self.shared.update(|inner| {
+            inner.state = State::CatchingUp;
+            inner.acknowledges = self.stream.has_features();
+        });
+        let result = self.records();
+        if result.is_err() {
+            self.replica.discard();
+        }
+        (self.worked, result)
+    }
+
+    fn records(&mut self) -> Result<()> {
+        while !self.shared.is_stopping() {
+            let next = match self.stream.buffered() {
+                bytes if bytes.len() >= StreamRecordHeader::SIZE => {
+                    Some(StreamRecordHeader::decode(bytes)?)
+                }
+                _ => None,
+            };
+            let whole = next.is_some_and(|header| {
+                let size = (StreamRecordHeader::SIZE as u64).saturating_add(header.size);
+                self.stream.buffered().len() as u64 >= size
+            });
+            if self.is_due() && !self.grouped(whole)? {
+                continue;
+            }
+            match next {
+                Some(header) => self.record(&header)?,
+                None => {
+                    if self.await_bytes()? {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a commit is complete that readers do not see.
+    fn is_due(&self) -> bool {
+        let Some(point) = self.cursor.point() else { return false };
+        !self.inexact && !self.cursor.is_open() && self.replica.pos() != Some(point.upstream.pos)
+    }
+
+    /// Publishes, or takes more into the group first. Returns false if more came and it is to be looked
+    /// at again.
+    fn grouped(&mut self, whole: bool) -> Result<bool> {
+        match publish(self.published.elapsed(), whole) {
+            Publish::Within(_) if whole => Ok(true),
+            Publish::Within(left) if !self.stream.is_full() => {
+                let more = self.stream.fill(left)? == Filled::More;
+                if !more {
+                    self.publish()?;
+                }
+                Ok(!more)
+            }
+            // The first look costs no wait: what is there belongs into the group.
+            Publish::Now if !whole && !self.stream.is_full() => {
+                let more = self.published.elapsed() < Duration::from_millis(1)
+                    && self.stream.fill(Duration::ZERO)? == Filled::More;
+                if !more {
+                    self.publish()?;
+                }
+                Ok(!more)
+            }
+            _ => self.publish().map(|()| true),
+        }
+    }
+
+    fn publish(&mut self) -> Result<()> {
+        let Some(point) = self.cursor.point() else { return Ok(()) };
+        self.replica.commit(point.page_count, point.upstream)?;
+        self.published = Instant::now();
+        self.worked = true;
+        let pos = point.upstream.pos;
+        let met = self.goal.is_some_and(|goal| covers(Some(pos), goal));
+        let now = self.published;
+        self.shared.update(|inner| {
+            inner.position = Some(pos);
+            inner.error = None;
+            if met {
+                inner.caught_up = true;
+                inner.state = State::Streaming;
+            } else if inner.state == State::Snapshot {
+                inner.state = State::CatchingUp;
+            }
+            if inner.upstream_position.is_some_and(|known| covers(Some(pos), known)) {
+                inner.equal_at = Some(now);
+            }
+        });
+        let behind = self.stream.buffered().len() >= StreamRecordHeader::SIZE;
+        self.replica.restart_wal(behind)
+    }
+
+    /// Waits for the next record to begin; whether the stream ended.
+    fn await_bytes(&mut self) -> Result<bool> {
+        let settling = !self.stream.has_features()
+            && !self.cursor.is_open()
+            && (self.inexact || self.shared.get().state != State::Streaming);
+        match self.stream.fill(if settling { DRY } else { TICK })? {
+            Filled::More => {
+                self.heard = Instant::now();
+                Ok(false)
+            }
+            Filled::End => Err(Error::peer("the upstream ended the stream")),
+            Filled::Dry if settling && self.stream.buffered().is_empty() => {
+                self.dry()?;
+                Ok(false)
+            }
+            Filled::Dry => {
+                self.idle()?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// An ancestor has sent all it had.
+    fn dry(&mut self) -> Result<()> {
+        if self.cursor.point().is_none() {
+            return Ok(());
+        }
+        self.inexact = false;
+        if self.is_due() {
+            self.publish()?;
+        }
+        self.worked = true;
+        self.shared.update(|inner| {
+            inner.caught_up = true;
+            inner.state = State::Streaming;
+            inner.error = None;
+            inner.equal_at = Some(Instant::now());
+        });
+        Ok(())
+    }
+
+    fn idle(&mut self) -> Result<()> {
+        if self.beats && self.heard.elapsed() > SILENCE_MAX {
+            let text = "the upstream is silent: no heartbeat came";
+            return Err(Error::new(ErrorKind::Timeout, text));
+        }
+        if self.replica.idle()? {
+            let text = "somebody damaged the wal-index; it was put back";
+            registry::log(Level::Warn, self.replica.path(), text);
+        }
+        if !self.stream.has_features() {
+            self.shared.update(|inner| inner.equal_at = Some(Instant::now()));
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, header: &StreamRecordHeader) -> Result<()> {
+        self.heard = Instant::now();
+        let mut own = [0; StreamRecordHeader::SIZE];
+        self.stream.read_exact(&mut own)?;
+        let compressed = check_flags(header)?;
+        match header.kind {
+            RecordType::Heartbeat => self.heartbeat(header),
+            RecordType::Snapshot => self.snapshot(header, compressed),
+            RecordType::WalSegment => self.segment(header),
+        }?;
+        self.heard = Instant::now();
+        self.reach()
+    }
+
+    fn heartbeat(&mut self, header: &StreamRecordHeader) -> Result<()> {
+        let mut bytes = [0; Heartbeat::SIZE];
+        if header.size != bytes.len() as u64 {
+            return Err(Error::peer(format!("a heartbeat of {} bytes", header.size)));
+        }
+        self.stream.read_exact(&mut bytes)?;
+        let beat = Heartbeat::decode(&bytes)?;
+        self.beats = true;
+        self.worked = true;
+        let usable = |goal: Pos| Some(goal.generation) == self.cursor.generation();
+        if !self.goal.is_some_and(usable) {
+            self.goal = Some(beat.pos);
+        }
+        let now = self.heard;
+        let goal = self.goal;
+        self.shared.update(|inner| {
+            inner.upstream_position = Some(beat.pos);
+            if covers(inner.position, beat.pos) {
+                inner.equal_at = Some(now);
+            }
+            if goal.is_some_and(|goal| covers(inner.position, goal)) && !self.inexact {
+                inner.caught_up = true;
+                inner.state = State::Streaming;
+                inner.error = None;
+            }
+        });
+        Ok(())
+    }
+
+    /// Whether a snapshot has become exact with what was received last.
+    fn reach(&mut self) -> Result<()> {
+        if self.inexact && self.stream.has_features() && !self.cursor.is_open() {
+            let pos = self.cursor.point().map(|point| point.upstream.pos);
+            self.inexact = !self.goal.is_some_and(|goal| covers(pos, goal));
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, header: &StreamRecordHeader, compressed: bool) -> Result<()> {
+        self.shared.enter(State::Snapshot);
+        self.inexact = true;
+        if self.goal.is_some_and(|goal| goal.generation != header.generation) {
+            self.goal = None;
+        }
+        self.replica.begin_snapshot(self.page_size)?;
+        let mut payload = (&mut self.stream).take(header.size);
+        let pages = if compressed {
+            let mut content = Decoder::new(&mut payload, u64::MAX);
+            read_pages(&mut content, self.page_size, self.replica)?
+        } else {
+            read_pages(&mut payload, self.page_size, self.replica)?
+        };
+        end_of_payload(payload.limit())?;
+        if pages == 0 {
+            return Err(Error::peer("the upstream's snapshot is empty"));
+        }
+        self.cursor.snapshot(header, pages);
+        Ok(())
+    }
+
+    fn segment(&mut self, header: &StreamRecordHeader) -> Result<()> {
+        self.cursor.segment(header)?;
+        // The link's reader and the rest of the session are used side by side.
+        let Self { stream, cursor, replica, frame, .. } = self;
+        let mut payload = stream.take(header.size);
+        let mut content = Decoder::new(&mut payload, u64::MAX);
+        if cursor.wants_header() {
+            let mut bytes = [0; WAL_HEADER_SIZE];
+            content.read_exact(&mut bytes).map_err(cut_short)?;
+            cursor.header(&bytes)?;
+        }
+        let mut shown: Option<Pos> = None;
+        while read_unit(&mut content, frame)? {
+            let Some(found) = cursor.frame(frame)? else { continue };
+            let page = frame.get(frame.len() - self.page_size.bytes()..).unwrap_or_default();
+            replica.stage(found.page_no, page)?;
+            let full = replica.staged_bytes() >= GROUP_BYTES;
+            if full && !self.inexact && found.is_commit() {
+                if let Some(point) = cursor.point() {
+                    replica.commit(point.page_count, point.upstream)?;
+                    replica.restart_wal(true)?;
+                    shown = Some(point.upstream.pos);
+                }
+            }
+        }
+        end_of_payload(payload.limit())?;
+        if shown.is_some() {
+            self.published = Instant::now();
+            self.shared.update(|inner| inner.position = shown);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a snapshot's pages into the replica; how many there were.
+fn read_pages(from: &mut impl Read, page_size: PageSize, replica: &mut Replica) -> Result<u32> {
+    let mut page = vec![0; page_size.bytes()];
+    let mut pages: u32 = 0;
+    while read_unit(from, &mut page)? {
+        pages = pages
+            .checked_add(1)
+            .filter(|pages| *pages <= super::cursor::PAGE_NO_MAX)
+            .ok_or_else(|| Error::peer("the upstream's snapshot has too many pages"))?;
+        if pages != lock_page(page_size) {
+            replica.snapshot_page(pages, &page)?;
+        }
+    }
+    Ok(pages)
+}
+
+/// Fills `unit`; false if there is nothing left, an error if there is less.
+fn read_unit(from: &mut impl Read, unit: &mut [u8]) -> Result<bool> {
+    let mut done = 0;
+    while let Some(rest) = unit.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match from.read(rest).map_err(cut_short)? {
+            0 if done == 0 => return Ok(false),
+            0 => return Err(Error::peer("a record ends in the middle of a page")),
+            n => done += n,
+        }
+    }
+    Ok(true)
+}
+
+fn end_of_payload(left: u64) -> Result<()> {
+    if left > 0 {
+        return Err(Error::peer(format!("a record has {left} bytes too many")));
+    }
+    Ok(())
+}
+
+/// What would be damage in a file of ours is the peer's fault in its stream.
+fn cut_short(error: std::io::Error) -> Error {
+    let error = Error::from(error);
+    match error.kind() {
+        ErrorKind::Corrupt => Error::peer(error.to_string()),
+        ErrorKind::Io => Error::peer(format!("a record is cut short: {error}")),
+        _ => error,
+    }
+}

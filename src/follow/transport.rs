@@ -1,0 +1,230 @@
+//! The socket below a stream: a transport for ureq whose wait for input can be cut short.
+//!
+//! ureq's own transport blocks until bytes come. A follower must know when there are none: it then
+//! publishes what it has, heals the wal-index, and looks whether it is to stop. So:
+//!
+//! * a wait for input ends with `WouldBlock` after [`Link::set_patience`]; ureq and rustls keep their
+//!   state over that error, and the read may be repeated;
+//! * [`Link::close`] from any thread shuts the socket down, which ends a wait at once.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+};
+
+use crate::error::lock;
+
+/// How long a connection may take to be made.
+pub const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How long a write of a request may block.
+const WRITE_MAX: Duration = Duration::from_secs(10);
+/// An idle peer that vanished is noticed after `TIME + 3 * INTERVAL`.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Stands for a wait without end.
+const NO_LIMIT: u64 = u64::MAX;
+
+/// What other threads may do to a connection while one reads from it.
+#[derive(Debug)]
+pub struct Link {
+    socket: Mutex<Option<Arc<Socket>>>,
+    closed: AtomicBool,
+    patience_us: AtomicU64,
+}
+
+impl Link {
+    /// No socket yet, and no limit to waits.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            socket: Mutex::new(None),
+            closed: AtomicBool::new(false),
+            patience_us: AtomicU64::new(NO_LIMIT),
+        })
+    }
+
+    /// Ends whatever waits for the peer, now and from now on.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        if let Some(socket) = lock(&self.socket).as_ref() {
+            // It fails only if the peer was faster.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// How long the next reads wait for a first byte; `None`: as long as it takes.
+    pub fn set_patience(&self, patience: Option<Duration>) {
+        let us =
+            patience.map_or(NO_LIMIT, |wait| u64::try_from(wait.as_micros()).unwrap_or(NO_LIMIT));
+        self.patience_us.store(us, Ordering::Relaxed);
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        let us = self.patience_us.load(Ordering::Relaxed);
+        (us != NO_LIMIT).then(|| Duration::from_micros(us))
+    }
+
+    fn adopt(&self, socket: &Arc<Socket>) -> io::Result<()> {
+        *lock(&self.socket) = Some(Arc::clone(socket));
+        // Closed before there was a socket to shut down.
+        if self.closed.load(Ordering::Acquire) {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "stopped"));
+        }
+        Ok(())
+    }
+}
+
+/// Makes the connections of one link.
+#[derive(Debug)]
+pub struct Dialer {
+    /// Who may cut them.
+    pub link: Arc<Link>,
+    /// A Unix socket to connect to, whatever the URL's host is.
+    pub socket: Option<PathBuf>,
+}
+
+impl Connector<()> for Dialer {
+    type Out = Wire;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        _chained: Option<()>,
+    ) -> Result<Option<Wire>, ureq::Error> {
+        let socket = match &self.socket {
+            Some(path) => dial_unix(path)?,
+            None => dial_tcp(details)?,
+        };
+        let socket = Arc::new(socket);
+        self.link.adopt(&socket)?;
+        let config = details.config;
+        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+        Ok(Some(Wire { socket, link: Arc::clone(&self.link), buffers }))
+    }
+}
+
+fn dial_unix(path: &PathBuf) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(WRITE_MAX))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket)
+}
+
+fn dial_tcp(details: &ConnectionDetails) -> io::Result<Socket> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    let deadline = Instant::now() + CONNECT_MAX;
+    for address in details.addrs.iter() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        match TcpStream::connect_timeout(address, left) {
+            Ok(stream) => {
+                let socket = Socket::from(stream);
+                socket.set_tcp_nodelay(true)?;
+                socket.set_write_timeout(Some(WRITE_MAX))?;
+                let keepalive = TcpKeepalive::new()
+                    .with_time(KEEPALIVE_TIME)
+                    .with_interval(KEEPALIVE_INTERVAL)
+                    .with_retries(3);
+                socket.set_tcp_keepalive(&keepalive)?;
+                return Ok(socket);
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// Resolves nothing: a Unix socket needs no address.
+#[derive(Debug)]
+pub struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(
+        &self,
+        _uri: &ureq::http::Uri,
+        _config: &ureq::config::Config,
+        _timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut addresses = self.empty();
+        addresses.push(std::net::SocketAddr::from(([127, 0, 0, 1], 0)));
+        Ok(addresses)
+    }
+}
+
+/// One connection, as ureq sees it.
+pub struct Wire {
+    socket: Arc<Socket>,
+    link: Arc<Link>,
+    buffers: LazyBuffers,
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl Transport for Wire {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
+        let output = &self.buffers.output()[..amount];
+        (&*self.socket).write_all(output)?;
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        let limit = (!timeout.after.is_not_happening()).then(|| *timeout.after);
+        let patience = self.link.patience();
+        let wait = match (limit, patience) {
+            (Some(limit), Some(patience)) => Some(limit.min(patience)),
+            (limit, patience) => limit.or(patience),
+        };
+        if !wait_readable(&self.socket, wait)? {
+            return Err(match limit {
+                Some(limit) if wait == Some(limit) => ureq::Error::Timeout(timeout.reason),
+                _ => io::Error::from(io::ErrorKind::WouldBlock).into(),
+            });
+        }
+        let input = self.buffers.input_append_buf();
+        let amount = (&*self.socket).read(input)?;
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    /// An idle connection is good for another request if nothing has come unasked for, EOF included.
+    fn is_open(&mut self) -> bool {
+        matches!(wait_readable(&self.socket, Some(Duration::ZERO)), Ok(false))
+    }
+}
+
+/// Whether a read would return at once, after waiting `wait` for that.
+fn wait_readable(socket: &Socket, wait: Option<Duration>) -> io::Result<bool> {
+    let deadline = wait.map(|wait| Instant::now() + wait);
+    loop {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = left.map(Timespec::try_from).transpose();
+        let timeout = timeout.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) if left.is_none_or(|left| !left.is_zero()) => {}
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The follower's threads: "follow" connects, applies and tries again; "follow-ack" reports positions.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::client::Client;
+use super::cursor::Point;
+use super::intents::UpstreamPos;
+use super::pace::Backoff;
+use super::replica::Replica;
+use super::session::Session;
+use super::shared::{Shared, State};
+use super::url::Resume;
+use crate::error::{ErrorKind, Result};
+use crate::host::api::randomness;
+use crate::registry::{self, Level};
+
+/// Acknowledgements are at least this far apart.
+const ACK_SPACING: Duration = Duration::from_millis(50);
+/// Failures in a row after which acknowledging is reported as failing.
+const ACK_FAILURES: u32 = 5;
+
+/// The body of thread "follow". The replica, its locks and its checkpointer end with it.
+pub fn follow(shared: &Shared, client: &Client, mut replica: Replica) {
+    let mut backoff = Backoff::default();
+    // The upstream's history is not ours: ask for a snapshot.
+    let mut parted = false;
+    while !shared.is_stopping() {
+        shared.enter(State::Connecting);
+        let (worked, result) = connect(shared, client, &mut replica, parted);
+        if worked {
+            backoff.reset();
+            parted = false;
+        }
+        if shared.is_stopping() {
+            break;
+        }
+        if let Err(error) = result {
+            parted = error.kind() == ErrorKind::ChecksumMismatch;
+            let text = error.to_string();
+            if shared.get().error.as_ref() != Some(&text) {
+                registry::log(Level::Warn, replica.path(), &format!("follow: {text}"));
+            }
+            shared.failed(&error);
+        }
+        shared.enter(State::Waiting);
+        let pause = backoff.next(random());
+        let until = Instant::now() + pause;
+        // The header others rely on is looked after here as well.
+        while Instant::now() < until && !shared.sleep(pause.min(Duration::from_millis(100))) {
+            if let Err(error) = replica.idle() {
+                shared.failed(&error);
+            }
+        }
+    }
+    drop(replica);
+    shared.enter(State::Stopped);
+}
+
+/// Runs one connection; whether anything came of it.
+fn connect(
+    shared: &Shared,
+    client: &Client,
+    replica: &mut Replica,
+    parted: bool,
+) -> (bool, Result<()>) {
+    match open(shared, client, replica, parted) {
+        Ok(session) => session.run(),
+        Err(error) => (false, Err(error)),
+    }
+}
+
+fn open<'a>(
+    shared: &'a Shared,
+    client: &Client,
+    replica: &'a mut Replica,
+    parted: bool,
+) -> Result<Session<'a>> {
+    let from: Option<Point> = if parted { None } else { replica.point()? };
+    let resume = from.map(|point| {
+        let UpstreamPos { pos, chain } = point.upstream;
+        Resume { pos, checksum: chain.map(|chain| chain.checksum) }
+    });
+    let stream = client.open(resume.as_ref(), &shared.new_link())?;
+    Session::new(shared, replica, stream, from)
+}
+
+/// The body of thread "follow-ack": posts each position soon after it was applied, one at a time.
+pub fn acknowledge(shared: &Arc<Shared>, client: &Client) {
+    let link = shared.new_link();
+    let acknowledger = client.acknowledger(&link);
+    let mut told = None;
+    let mut failures = 0_u32;
+    while !shared.is_stopping() {
+        shared.wait(Duration::from_secs(1), |inner| {
+            inner.acknowledges && inner.position.is_some() && inner.position != told
+        });
+        let inner = shared.get();
+        let Some(pos) = inner.position.filter(|pos| inner.acknowledges && Some(*pos) != told)
+        else {
+            continue;
+        };
+        match acknowledger.post(pos) {
+            Ok(()) => {
+                told = Some(pos);
+                failures = 0;
+                shared.sleep(ACK_SPACING);
+            }
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                if failures == ACK_FAILURES && !shared.is_stopping() {
+                    let text = format!("follow: cannot acknowledge positions: {error}");
+                    registry::log(Level::Warn, "", &text);
+                }
+                shared.sleep(ACK_SPACING * (1 << failures.min(6)));
+            }
+        }
+    }
+}
+
+fn random() -> u32 {
+    let mut bytes = [0; 4];
+    randomness(&mut bytes);
+    u32::from_ne_bytes(bytes)
+}
