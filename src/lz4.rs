@@ -45,6 +45,9 @@ const CONTENT_CHECKSUM: u8 = 0b0000_0100;
 const RESERVED: u8 = 0b0000_0010;
 const DICTIONARY: u8 = 0b0000_0001;
 
+/// FLG, BD and checksum of a frame of stored blocks: no optional part.
+const STORED_DESCRIPTOR: [u8; 3] = [VERSION | INDEPENDENT, BLOCK_SIZE_CODE, 0x73];
+
 /// Bytes that [`write_stored`] adds to `len` bytes.
 pub const fn stored_frame_overhead(len: usize) -> usize {
     MAGIC.len() + 3 + 4 * len.div_ceil(BLOCK_SIZE) + 4
@@ -53,9 +56,38 @@ pub const fn stored_frame_overhead(len: usize) -> usize {
 /// Writes `bytes` as a frame of stored blocks: no work but the copy.
 pub fn write_stored(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     to.write_all(&MAGIC)?;
-    to.write_all(&[VERSION | INDEPENDENT, BLOCK_SIZE_CODE, 0x73])?;
+    to.write_all(&STORED_DESCRIPTOR)?;
     for block in bytes.chunks(BLOCK_SIZE) {
         write_block(to, block, STORED)?;
+    }
+    to.write_all(&[0; 4])
+}
+
+/// Bytes of the frame that [`copy_stored`] makes of `len` bytes.
+pub const fn stored_frame_size(len: u64) -> u64 {
+    MAGIC.len() as u64 + 3 + 4 * len.div_ceil(BLOCK_SIZE as u64) + len + 4
+}
+
+/// Copies exactly `len` bytes, as many as memory need not hold, into a frame of stored blocks.
+pub fn copy_stored(from: &mut impl Read, len: u64, to: &mut impl Write) -> io::Result<()> {
+    const PART: u64 = 256 << 10;
+    to.write_all(&MAGIC)?;
+    to.write_all(&STORED_DESCRIPTOR)?;
+    let (mut left, mut part) = (len, Vec::new());
+    while left > 0 {
+        let mut block = left.min(BLOCK_SIZE as u64);
+        left -= block;
+        let word = u32::try_from(block).map_err(|_| io::Error::from(Io::InvalidInput))?;
+        to.write_all(&(word | STORED).to_le_bytes())?;
+        while block > 0 {
+            part.clear();
+            let read = from.by_ref().take(block.min(PART)).read_to_end(&mut part);
+            match read.map_err(|error| io::Error::other(format!("cannot read it: {error}")))? {
+                0 => return Err(io::Error::other("there is less to read than announced")),
+                n => block -= n as u64,
+            }
+            to.write_all(&part)?;
+        }
     }
     to.write_all(&[0; 4])
 }

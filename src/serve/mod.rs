@@ -1,1 +1,306 @@
-//! Pending.
+//! The HTTP server: gives followers a database's history, and tells people and monitors how it is.
+//!
+//! | file       | has                                                             | imports from here     |
+//! |------------|-----------------------------------------------------------------|-----------------------|
+//! | `address`  | what to listen on                                               |                       |
+//! | `front`    | the accept thread; connections that are not streams             | `conn`, `address`     |
+//! | `conn`     | one such connection                                             | `hub`, `head`, `reply`|
+//! | `hub`      | tiny_http behind a private socket, the router's thread          | `routes`              |
+//! | `routes`   | which request gets which answer                                 | `query`, `served`, `metrics` |
+//! | `session`  | a stream: one thread that writes records to a follower          | `chunk`, `served`     |
+//! | `served`   | a database and its followers                                    |                       |
+//!
+//! Locks, in the order in which they may be taken: `SERVERS`, `Shared::databases`, `Sessions::live`,
+//! `Served`'s; none is held while a socket or a file is used, but `SERVERS` while one is bound.
+
+mod address;
+mod chunk;
+mod conn;
+mod front;
+mod head;
+mod hub;
+mod limits;
+mod metrics;
+mod query;
+mod reply;
+mod routes;
+mod served;
+mod session;
+mod sessions;
+mod socket;
+
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub use metrics::{Metric, MetricKind, count};
+pub use served::{FollowerRow, Report, Served};
+
+use crate::error::{Context, Error, ErrorKind, Result, lock};
+use crate::registry::{self, Level};
+use address::{Address, Bound, SocketFile};
+use front::Front;
+use hub::Hub;
+use limits::Limits;
+use sessions::Sessions;
+
+/// How long a stop waits for threads.
+const STOP: Duration = Duration::from_secs(5);
+
+/// Every server of the process.
+static SERVERS: Mutex<Vec<Arc<Server>>> = Mutex::new(Vec::new());
+
+/// Who may ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServeOptions {
+    /// What a client must show; if there is none, `LITESTREAM_TOKEN` is looked up when the server is attached to.
+    pub token: Option<String>,
+    /// Answer everybody, with no token.
+    pub allow_anonymous: bool,
+}
+
+/// What all threads of one server share.
+pub(crate) struct Shared {
+    token: Option<String>,
+    allow_anonymous: bool,
+    limits: Limits,
+    databases: Mutex<Vec<Arc<Served>>>,
+    hub: Hub,
+    sessions: Sessions,
+}
+
+/// One listening server.
+struct Server {
+    key: String,
+    url: String,
+    addresses: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    /// The process that made it: a child of `fork` has none of its threads.
+    process: u32,
+    running: Mutex<Option<Running>>,
+}
+
+/// What a stop ends.
+struct Running {
+    /// Closing it stops the front.
+    wake: UnixStream,
+    threads: Vec<JoinHandle<()>>,
+    socket_file: Option<SocketFile>,
+}
+
+/// A database's place on a server. Dropping it takes the database away and, if it was the last one, ends
+/// the server.
+pub struct Attachment {
+    server: Arc<Server>,
+    served: Arc<Served>,
+}
+
+/// Serves a database at an address, on the server that is already there if there is one.
+pub fn attach(addr: &str, options: ServeOptions, served: Arc<Served>) -> Result<Attachment> {
+    let address = Address::parse(addr)?;
+    let token = token(options.token)?;
+    let protected = token.is_none() && !options.allow_anonymous;
+    let mut servers = lock(&SERVERS);
+    let ours = |server: &&Arc<Server>| {
+        server.process == std::process::id()
+            && (server.key == address.key() || address.is_covered_by(&server.addresses, protected))
+    };
+    let found = servers.iter().find(ours).cloned();
+    let server = match found {
+        Some(server) => {
+            let shared = &server.shared;
+            if shared.token != token || shared.allow_anonymous != options.allow_anonymous {
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    format!(
+                        "cannot listen on {}: this process serves another database there with another \
+                         token or another allow_anonymous; give both the same",
+                        address.key()
+                    ),
+                ));
+            }
+            server
+        }
+        None => {
+            let bound = address.bind(protected)?;
+            let limits = Limits::default();
+            let shared = Shared::new(token, options.allow_anonymous, limits);
+            let server = Arc::new(Server::start(address.key(), bound, shared)?);
+            servers.push(Arc::clone(&server));
+            if protected {
+                let text = format!(
+                    "{} answers this machine only: no token and no allow_anonymous were given",
+                    server.url
+                );
+                registry::log(Level::Info, served.path(), &text);
+            }
+            server
+        }
+    };
+    if let Err(error) = server.shared.add(&served) {
+        drop(servers);
+        return Err(error);
+    }
+    Ok(Attachment { server, served })
+}
+
+/// Everybody who follows a database of this process.
+pub fn followers() -> Vec<FollowerRow> {
+    let process = std::process::id();
+    let servers: Vec<Arc<Server>> = lock(&SERVERS).clone();
+    let ours = servers.iter().filter(|server| server.process == process);
+    let mut databases: Vec<Arc<Served>> = Vec::new();
+    for served in ours.flat_map(|server| server.shared.databases()) {
+        // A database may be served at two addresses.
+        if !databases.iter().any(|seen| Arc::ptr_eq(seen, &served)) {
+            databases.push(served);
+        }
+    }
+    databases.iter().flat_map(|served| served.followers()).collect()
+}
+
+/// The token of an option, or of the environment.
+fn token(option: Option<String>) -> Result<Option<String>> {
+    let bad = |from: &str| {
+        let why = format!("{from} must be 1 to 512 visible ASCII characters without spaces");
+        Err(Error::new(ErrorKind::Usage, why))
+    };
+    let good = |token: &str| {
+        (1..=512).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    match option {
+        Some(token) if good(&token) => Ok(Some(token)),
+        Some(_) => bad("option \"token\""),
+        None => match std::env::var_os("LITESTREAM_TOKEN").filter(|token| !token.is_empty()) {
+            None => Ok(None),
+            Some(token) => match token.into_string() {
+                Ok(token) if good(&token) => Ok(Some(token)),
+                _ => bad("environment variable LITESTREAM_TOKEN"),
+            },
+        },
+    }
+}
+
+impl Shared {
+    fn new(token: Option<String>, allow_anonymous: bool, limits: Limits) -> Arc<Self> {
+        Arc::new(Shared {
+            token,
+            allow_anonymous,
+            limits,
+            databases: Mutex::default(),
+            hub: Hub::default(),
+            sessions: Sessions::default(),
+        })
+    }
+
+    /// The databases being served.
+    pub(crate) fn databases(&self) -> Vec<Arc<Served>> {
+        lock(&self.databases).clone()
+    }
+
+    fn add(&self, served: &Arc<Served>) -> Result<()> {
+        let mut databases = lock(&self.databases);
+        if databases.iter().any(|other| other.path() == served.path()) {
+            let why = format!("{} is already served there", served.path().display());
+            return Err(Error::new(ErrorKind::Usage, why));
+        }
+        databases.push(Arc::clone(served));
+        Ok(())
+    }
+
+    /// Takes a database away and ends its streams; true if it was the last one.
+    fn remove(&self, served: &Arc<Served>) -> bool {
+        let mut databases = lock(&self.databases);
+        databases.retain(|other| !Arc::ptr_eq(other, served));
+        databases.is_empty()
+    }
+}
+
+impl Server {
+    fn start(key: &str, bound: Bound, shared: Arc<Shared>) -> Result<Self> {
+        let Bound { listeners, addresses, url, socket_file } = bound;
+        let cannot = || format!("cannot serve {key}");
+        let (wake, woken) = UnixStream::pair().context(cannot)?;
+        woken.set_nonblocking(true).context(cannot)?;
+        let router = {
+            let shared = Arc::clone(&shared);
+            registry::spawn_worker("litestream-http", move || shared.hub.run(&shared))
+        };
+        let router = router.map_err(|error| error.context(cannot()))?;
+        let front = Front::new(Arc::clone(&shared), listeners, woken);
+        let front = match registry::spawn_worker("litestream-accept", move || front.run()) {
+            Ok(front) => front,
+            Err(error) => {
+                shared.hub.stop();
+                return Err(error.context(cannot()));
+            }
+        };
+        let running = Running { wake, threads: vec![router, front], socket_file };
+        Ok(Server {
+            key: key.to_owned(),
+            url,
+            addresses,
+            shared,
+            process: std::process::id(),
+            running: Mutex::new(Some(running)),
+        })
+    }
+
+    fn stop(&self) {
+        let Some(running) = lock(&self.running).take() else { return };
+        drop(running.wake);
+        self.shared.hub.stop();
+        let deadline = Instant::now() + STOP;
+        for thread in running.threads {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                // A panic in it has been caught and reported where it happened.
+                let _ = thread.join();
+            }
+        }
+        if let Some(file) = running.socket_file {
+            file.remove();
+        }
+    }
+}
+
+impl Attachment {
+    /// The URL, with the port really bound.
+    pub fn url(&self) -> &str {
+        &self.server.url
+    }
+
+    /// The database.
+    pub fn served(&self) -> &Arc<Served> {
+        &self.served
+    }
+
+    /// Stops serving the database: when it returns, no thread sends it any more.
+    pub fn detach(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if self.server.process != std::process::id() {
+            return; // a child of fork: nothing runs here, and the socket file is the parent's
+        }
+        let last = {
+            let mut servers = lock(&SERVERS);
+            let last = self.server.shared.remove(&self.served);
+            if last {
+                servers.retain(|server| !Arc::ptr_eq(server, &self.server));
+            }
+            last
+        };
+        if last {
+            self.server.stop();
+        }
+        self.server.shared.sessions.end(&self.served, STOP);
+    }
+}

@@ -1,0 +1,192 @@
+//! A client's socket: TCP or Unix, non-blocking while the front owns it, blocking with a send timeout once
+//! a stream does.
+//!
+//! Writes never raise SIGPIPE: the host has not agreed to die of a reader that left.
+
+use std::io::{self, IoSlice, Read};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use socket2::{SockRef, TcpKeepalive};
+
+#[cfg(not(target_vendor = "apple"))]
+const SEND: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const SEND: SendFlags = SendFlags::empty(); // the standard library sets SO_NOSIGPIPE there
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// A process on this machine, let in by the permissions of a socket file.
+    Unix,
+    /// An address.
+    Tcp(SocketAddr),
+}
+
+impl Peer {
+    /// Whether it is on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        match self {
+            Peer::Unix => true,
+            Peer::Tcp(address) => match address.ip() {
+                IpAddr::V4(ip) => ip.is_loopback(),
+                IpAddr::V6(ip) => {
+                    ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback())
+                }
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Peer::Unix => f.write_str("unix"),
+            Peer::Tcp(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// A connected socket of a client.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Prepares an accepted TCP socket: non-blocking, no delay, keep-alive.
+    pub(crate) fn tcp(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(30))
+            .with_interval(Duration::from_secs(10))
+            .with_retries(3);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        Ok(Socket::Tcp(stream))
+    }
+
+    /// Prepares an accepted Unix socket: non-blocking.
+    pub(crate) fn unix(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Socket::Unix(stream))
+    }
+
+    /// Makes it blocking for a stream: a write that makes no progress for `timeout` fails, and so does
+    /// a connection whose peer acknowledges nothing for twice as long.
+    pub(crate) fn make_blocking(&self, timeout: Duration) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => {
+                stream.set_nonblocking(false)?;
+                stream.set_write_timeout(Some(timeout))?;
+                #[cfg(target_os = "linux")]
+                SockRef::from(stream).set_tcp_user_timeout(Some(timeout * 2))?;
+                Ok(())
+            }
+            Socket::Unix(stream) => {
+                stream.set_nonblocking(false)?;
+                stream.set_write_timeout(Some(timeout))
+            }
+        }
+    }
+
+    /// Sends some of the bytes, and says how many.
+    pub(crate) fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        send(self.as_fd(), parts)
+    }
+
+    /// Receives some bytes; 0 is the end.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => (&*stream).read(buffer),
+            Socket::Unix(stream) => (&*stream).read(buffer),
+        }
+    }
+
+    /// Ends both directions; whoever is blocked in a call on the socket returns.
+    pub(crate) fn shutdown(&self, how: Shutdown) {
+        // The only error is that it is not connected any more.
+        let _ = match self {
+            Socket::Tcp(stream) => stream.shutdown(how),
+            Socket::Unix(stream) => stream.shutdown(how),
+        };
+    }
+
+    /// Whether the peer has closed its side, or the connection is broken. What it sent is thrown away:
+    /// nobody speaks on a stream but the server. Never blocks.
+    pub(crate) fn has_left(&self) -> bool {
+        let mut waste = [0u8; 1024];
+        for _ in 0..4 {
+            let mut polled = [PollFd::new(self, PollFlags::IN)];
+            match rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+                Ok(0) | Err(_) => return false,
+                Ok(_) => {}
+            }
+            match self.receive(&mut waste) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return !is_transient(&error),
+            }
+        }
+        false
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+/// Sends on any socket without raising SIGPIPE.
+pub(crate) fn send(socket: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    let sent = rustix::net::sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), SEND)?;
+    Ok(sent)
+}
+
+/// Whether trying the same call again may work.
+pub(crate) fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_peers_are_known() {
+        for (address, local) in [
+            ("127.0.0.1:1", true),
+            ("127.8.8.8:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("[::ffff:10.0.0.1]:1", false),
+            ("10.0.0.1:1", false),
+            ("[fe80::1]:1", false),
+        ] {
+            assert_eq!(Peer::Tcp(address.parse().unwrap()).is_local(), local, "{address}");
+        }
+        assert!(Peer::Unix.is_local());
+        assert_eq!(Peer::Unix.to_string(), "unix");
+    }
+
+    #[test]
+    fn a_peer_that_left_is_noticed() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let here = Socket::unix(here).unwrap();
+        assert!(!here.has_left());
+        send(there.as_fd(), &[IoSlice::new(b"noise")]).unwrap();
+        assert!(!here.has_left());
+        drop(there);
+        assert!(here.has_left());
+        assert!(here.send(&[IoSlice::new(b"x")]).is_err());
+    }
+}
