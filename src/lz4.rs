@@ -19,7 +19,7 @@
 mod decode;
 
 use std::hash::Hasher;
-use std::io::{self, ErrorKind as Io, Write};
+use std::io::{self, ErrorKind as Io, Read, Write};
 
 use lz4_flex::block;
 use twox_hash::XxHash32;
