@@ -2,16 +2,19 @@
 //! one loadable library. Modules in reading order; imports point up this list only.
 
 pub mod error;
-pub mod files;
+pub mod pos;
+
 pub mod info;
+pub mod wal;
+
+pub mod files;
 pub mod lz4;
 pub mod options;
-pub mod pos;
 pub mod record;
-pub mod wal;
 pub mod walindex;
 
 pub mod host;
+pub mod registry;
 
 pub mod log;
 
@@ -19,7 +22,8 @@ pub mod capture;
 pub mod follow;
 pub mod serve;
 
-pub mod registry;
+pub mod databases;
+
 pub mod sql;
 
 use std::ffi::{c_char, c_int};

@@ -111,6 +111,7 @@ pub fn compress(bytes: &[u8]) -> Result<Vec<u8>> {
 pub struct Encoder<W: Write> {
     writer: W,
     content_size: Option<u64>,
+    compresses: bool,
     hasher: XxHash32,
     written: u64,
     /// What is left of the content after whole blocks, less than one.
@@ -135,11 +136,17 @@ impl<W: Write> Encoder<W> {
         Ok(Self {
             writer,
             content_size,
+            compresses: true,
             hasher: XxHash32::with_seed(0),
             written: 0,
             pending: Vec::new(),
             compressed: Vec::new(),
         })
+    }
+
+    /// Begins a frame whose blocks are all stored: as fast as a copy and a checksum.
+    pub fn stored(writer: W, content_size: Option<u64>) -> Result<Self> {
+        Ok(Self { compresses: false, ..Self::new(writer, content_size)? })
     }
 
     /// Ends the frame and gives the writer back.
@@ -165,6 +172,9 @@ impl<W: Write> Encoder<W> {
         }
         self.hasher.write(bytes);
         self.written += bytes.len() as u64;
+        if !self.compresses {
+            return write_block(&mut self.writer, bytes, STORED);
+        }
         let room = block::get_maximum_output_size(bytes.len());
         if self.compressed.len() < room {
             self.compressed.resize(room, 0);

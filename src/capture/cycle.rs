@@ -29,8 +29,9 @@ use crate::pos::Pos;
 const RETAKE_BUDGET: Duration = Duration::from_millis(5);
 /// How long the gate waits for running transactions to end.
 const GATE_BUDGET: Duration = Duration::from_millis(2);
-/// How long the gate stays unused on a device found too slow for it.
-const GATE_PAUSE: Duration = Duration::from_secs(30);
+/// After the gate was closed it stays open at least this many times as long: a slow device may hold
+/// writers, but not for more than a tenth of the time.
+const GATE_PAUSE_FACTOR: u32 = 9;
 
 /// The checkpointing half of a session.
 pub(super) struct Cycle<'s> {
@@ -144,9 +145,7 @@ impl<'s> Cycle<'s> {
         self.pin.open_gate();
         let held = closed.elapsed();
         self.count_gate(held);
-        if held > policy::GATE_SYNC_MAX {
-            self.gate_again = Instant::now() + GATE_PAUSE;
-        }
+        self.gate_again = Instant::now() + held * GATE_PAUSE_FACTOR;
         done
     }
 

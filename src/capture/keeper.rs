@@ -34,17 +34,19 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Runs sessions until stopped.
-pub(super) fn supervise(shared: &Arc<Shared>, inbox: &Receiver<Request>, woken: &Receiver<()>) {
-    let outcome = stand_by(shared, woken);
-    if let Err(error) = &outcome {
-        shared.fail(error);
-    }
-    let held = outcome.ok().flatten();
+pub(super) fn supervise(
+    shared: &Arc<Shared>,
+    mut lock_file: LockFile,
+    inbox: &Receiver<Request>,
+    woken: &Receiver<()>,
+) {
     let mut pause = RETRY_MIN;
-    while held.is_some() && !shared.stopping() {
-        shared.set_state(State::Starting);
+    while !shared.stopping() {
         let started = Instant::now();
-        match run_session(shared, inbox, woken) {
+        let outcome = lock_file
+            .stand_by(shared, woken)
+            .and_then(|ours| if ours { run_session(shared, inbox, woken) } else { Ok(()) });
+        match outcome {
             Ok(()) => break,
             Err(error) if shared.stopping() => {
                 registry::log(registry::Level::Info, &shared.config.path, &error.to_string());
@@ -66,18 +68,47 @@ pub(super) fn supervise(shared: &Arc<Shared>, inbox: &Receiver<Request>, woken: 
     shared.set_state(State::Stopped);
 }
 
-/// Waits until this process is the one that captures. The lock file stays open as long as we do; its
-/// POSIX lock dies with the process and is not inherited by a fork.
-fn stand_by(shared: &Shared, woken: &Receiver<()>) -> Result<Option<File>> {
-    let file = shared.layout.open_in_place(&shared.layout.lock_file())?;
-    while !shared.stopping() {
-        if os::lock_file(&file)? {
-            return Ok(Some(file));
+/// The file whose lock decides which process captures. It stays open as long as we do: its POSIX lock
+/// dies with the process and is not inherited by a fork.
+pub(super) struct LockFile {
+    file: File,
+    ours: bool,
+    loaded: bool,
+}
+
+impl LockFile {
+    /// Opens it and tries the lock once.
+    pub(super) fn open(shared: &Shared) -> Result<LockFile> {
+        shared.layout.create_dir(shared.layout.root())?;
+        let file = shared.layout.open_in_place(&shared.layout.lock_file())?;
+        let ours = os::lock_file(&file)?;
+        if !ours {
+            shared.set_state(State::Standby);
         }
-        shared.set_state(State::Standby);
-        shared.pause(woken, STANDBY_POLL);
+        Ok(LockFile { file, ours, loaded: false })
     }
-    Ok(None)
+
+    /// Waits until this process is the one that captures, then reads what the last one left. False: it
+    /// was stopped first.
+    fn stand_by(&mut self, shared: &Shared, woken: &Receiver<()>) -> Result<bool> {
+        while !self.ours {
+            if shared.stopping() {
+                return Ok(false);
+            }
+            shared.set_state(State::Standby);
+            shared.pause(woken, STANDBY_POLL);
+            self.ours = os::lock_file(&self.file)?;
+        }
+        shared.set_state(State::Starting);
+        if !self.loaded {
+            if let Some(error) = shared.log.load()? {
+                let why = format!("the log cannot be continued: {error}");
+                registry::log(registry::Level::Warn, &shared.config.path, &why);
+            }
+            self.loaded = true;
+        }
+        Ok(true)
+    }
 }
 
 fn refuse_all(inbox: &Receiver<Request>, error: &Error) {
@@ -145,6 +176,8 @@ impl Keeper<'_> {
     fn start(&mut self, fresh: bool) -> Result<()> {
         if fresh {
             self.snapshot()?;
+            self.shared.log.flush(Pack::Compressed, true)?;
+            self.shared.log.adopt()?;
         } else {
             self.shared.log.resume();
         }
@@ -217,7 +250,10 @@ impl Keeper<'_> {
         if bytes == 0 {
             self.flushed = Instant::now();
         } else if self.flushed.elapsed() >= FLUSH_EVERY {
-            self.shared.log.flush(policy::pack(bytes), true)?;
+            // A writer fast enough to make large batches would wait for its own fsyncs behind ours; what a
+            // power loss takes from the log then costs a new generation, never a wrong one.
+            let pack = policy::pack(bytes);
+            self.shared.log.flush(pack, pack == Pack::Compressed)?;
             self.flushed = Instant::now();
         }
         Ok(())
@@ -249,8 +285,7 @@ impl Keeper<'_> {
             scanner.tip().pos
         };
         let pos = begin::snapshot(self.shared, self.door, at)?;
-        self.shared.log.flush(policy::pack(self.shared.log.unflushed_bytes()), true)?;
-        self.shared.log.adopt()?;
+        self.shared.log.flush(policy::pack(self.shared.log.unflushed_bytes()), false)?;
         let size = self.door.db_size()?;
         let bound = policy::log_bytes_max(size, self.shared.config.log_bytes_min);
         self.shared.log.trim(bound)?;

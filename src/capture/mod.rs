@@ -158,11 +158,7 @@ impl Capture {
     /// Starts capturing. Returns at once; [`Capture::wait_ready`] tells when followers can come.
     pub fn start(config: CaptureConfig) -> Result<Capture> {
         let layout = Layout::beside(&config.path)?;
-        let (log, damage) = Log::open(layout.clone())?;
-        if let Some(error) = damage {
-            let why = format!("the log cannot be continued: {error}");
-            registry::log(registry::Level::Warn, &config.path, &why);
-        }
+        let log = Log::new(layout.clone());
         let (wake, woken) = bounded(1);
         let (requests, inbox) = unbounded();
         let shared = Arc::new(Shared {
@@ -180,9 +176,11 @@ impl Capture {
             counters: Counters::default(),
             wake,
         });
+        // Tried here once, so that the caller knows at once whether it stands by.
+        let lock_file = keeper::LockFile::open(&shared)?;
         let theirs = Arc::clone(&shared);
         let keeper = registry::spawn_worker("litestream-keep", move || {
-            keeper::supervise(&theirs, &inbox, &woken);
+            keeper::supervise(&theirs, lock_file, &inbox, &woken);
         })?;
         Ok(Capture { shared, requests, keeper: Mutex::new(Some(keeper)) })
     }
@@ -207,6 +205,11 @@ impl Capture {
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
+    }
+
+    /// Whether another process captures this database at the moment.
+    pub fn is_standby(&self) -> bool {
+        lock(&self.shared.status).state == State::Standby
     }
 
     /// The log capture fills.

@@ -14,8 +14,6 @@ const QUIET: Duration = Duration::from_millis(1);
 pub(super) const UNFLUSHED_BYTES_MAX: usize = 8 << 20;
 /// Batches up to this size are compressed; larger ones come from a writer faster than compression.
 const COMPRESS_BYTES_MAX: usize = 1 << 20;
-/// A gate whose checkpoint takes longer than this holds writers too long on this device.
-pub(super) const GATE_SYNC_MAX: Duration = Duration::from_millis(20);
 /// The least a log may hold before a new snapshot bounds it, in bytes.
 pub const LOG_BYTES_MIN: u64 = 64 << 20;
 

@@ -45,6 +45,7 @@ use client::Client;
 use dir::ReplicaDir;
 use replica::Replica;
 use shared::Shared;
+pub use shared::covers;
 use url::Upstream;
 
 /// How long a stop waits for the threads to end.

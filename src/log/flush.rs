@@ -1,9 +1,11 @@
 //! Tail to files: segments are merged up to [`SEGMENT_BYTES_MAX`] and written once; old indexes go.
 //!
-//! Order on disk is order in history, also after a power loss: whatever an earlier flush left unsynced is
-//! synced before a later segment is written.
+//! A file survives the end of the process from its rename on, and a power loss from the next durable flush
+//! on. What a power loss may take is found missing at start: every segment tells its size, so the next
+//! one's offset shows a hole, and where a finished index ends is written in its file `end`.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -48,9 +50,8 @@ impl Log {
     /// process but perhaps not a power loss, until the next flush.
     pub fn flush(&self, pack: Pack, durable: bool) -> Result<()> {
         let mut unsynced = lock(&self.flusher);
-        unsynced.sync()?;
         while let Some(group) = self.next_group() {
-            unsynced.sync()?;
+            self.end_index_before(&group, &mut unsynced)?;
             let stored = self.write_group(&group, pack)?;
             unsynced.0.push(stored.path.clone());
             self.enter(&group, stored);
@@ -75,6 +76,20 @@ impl Log {
         (!group.is_empty()).then_some(group)
     }
 
+    /// The first segment of an index says that the one before is finished.
+    fn end_index_before(&self, group: &[Arc<Segment>], unsynced: &mut Unsynced) -> Result<()> {
+        let flushed = self.flushed();
+        let next = group.first().is_some_and(|head| head.pos.index > flushed.index);
+        if next {
+            let path = self.layout.end_of_index(flushed.generation, flushed.index);
+            let end = format!("{}\n", flushed.offset);
+            self.layout.create_dir(&self.layout.wal_index(flushed.generation, flushed.index))?;
+            self.layout.write_once(&path, &[end.as_bytes()], false)?;
+            unsynced.0.push(path);
+        }
+        Ok(())
+    }
+
     fn write_group(&self, group: &[Arc<Segment>], pack: Pack) -> Result<Stored> {
         let head = group.first().ok_or_else(Error::no_wal_segments)?;
         let path = self.layout.segment(head.pos);
@@ -86,25 +101,17 @@ impl Log {
             joined = group.iter().map(|part| part.raw.as_slice()).collect::<Vec<_>>().concat();
             &joined
         };
-        let frame = match pack {
-            Pack::Compressed => lz4::compress(raw)?,
-            Pack::Stored => {
-                let mut frame =
-                    Vec::with_capacity(raw.len() + lz4::stored_frame_overhead(raw.len()));
-                lz4::write_stored(&mut frame, raw)
-                    .context(|| format!("cannot encode {}", path.display()))?;
-                frame
-            }
-        };
-        self.layout.write_once(&path, &[&frame], false)?;
-        let size = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
-        Ok(Stored {
-            pos: head.pos,
-            raw_size: Some(size(raw.len())),
-            size: size(frame.len()),
-            created_at: SystemTime::now(),
-            path,
-        })
+        let raw_size = u64::try_from(raw.len()).unwrap_or(u64::MAX);
+        let (file, tmp) = self.layout.create_tmp(&path)?;
+        let mut encoder = match pack {
+            Pack::Compressed => lz4::Encoder::new(file, Some(raw_size)),
+            Pack::Stored => lz4::Encoder::stored(file, Some(raw_size)),
+        }?;
+        encoder.write_all(raw).context(|| format!("cannot write {}", tmp.display()))?;
+        let file = encoder.finish()?;
+        let size = file.metadata().context(|| format!("cannot measure {}", tmp.display()))?.len();
+        layout::publish(&file, &tmp, &path, false)?;
+        Ok(Stored { pos: head.pos, raw_size, size, created_at: SystemTime::now(), path })
     }
 
     /// Makes a written group part of the log, and lets go of tail that is safely behind.

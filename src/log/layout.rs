@@ -6,6 +6,7 @@
 //! | `lock`                                      | empty; its POSIX lock names the one capturing process|
 //! | `generations/G/snapshots/INDEX.snapshot.lz4`| the database file at the start of that index         |
 //! | `generations/G/wal/INDEX/OFFSET.wal.lz4`    | WAL bytes from OFFSET, one LZ4 frame                 |
+//! | `generations/G/wal/INDEX/end`               | of a finished index: the offset where it ends        |
 //!
 //! Files are write-once: bytes go to `NAME.tmp`, which is synced and renamed; a name that is visible has
 //! its final bytes. Modes and owner follow the database file.
@@ -88,6 +89,11 @@ impl Layout {
     /// A segment's file.
     pub fn segment(&self, pos: Pos) -> PathBuf {
         self.wal_index(pos.generation, pos.index).join(format!("{}{WAL_SEGMENT_EXT}", pos.offset))
+    }
+
+    /// The file that says where a finished index ends.
+    pub fn end_of_index(&self, generation: Generation, index: Index) -> PathBuf {
+        self.wal_index(generation, index).join("end")
     }
 
     /// Makes `dir` and what is missing above it, with the database's owner and a mode that lets in

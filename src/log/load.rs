@@ -1,48 +1,46 @@
 //! What an earlier process left in `DB-litestream/`: taken over if it is one unbroken history, else left
 //! for the next generation to replace.
 //!
-//! Files say where they start; where one ends is where the next begins. Only the newest index's last
-//! segment and header are read here (that gives the end of history and its running checksum); the rest is
-//! checked when it is used. Flush order guarantees that nothing before a file that exists is missing, also
-//! after a power loss, so a hole means damage and everything before the hole is dropped.
+//! Every segment says where it starts (its name) and how long it is (its LZ4 frame); a finished index has a
+//! file `end`. So a hole shows without reading content, and everything before it is dropped. Of the newest
+//! index the header and the last segment are read: they give the end of history and its running checksum.
+//! Everything else is checked when it is used.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex};
-use std::time::SystemTime;
 
 use super::layout::{self, Layout};
 use super::segment::{Stored, last_frame_header};
 use super::snapshot::Snapshot;
 use super::{Log, State, Tip};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, lock};
 use crate::files::remove_tmp_files;
 use crate::info::SNAPSHOT_EXT;
-use crate::pos::{Generation, Index, Offset, Pos};
+use crate::pos::{Generation, Index, Offset, Pos, parse_offset};
 use crate::wal::{Chain, FrameHeader, PageSize, WAL_HEADER_SIZE, WalHeader};
 
 impl Log {
-    /// Opens the log at `layout`, empty or with the history an earlier process left. History that cannot
-    /// be read back is an error of kind `Corrupt` in the second place: the log is empty then, and
-    /// capture starts a new generation.
-    pub fn open(layout: Layout) -> Result<(Log, Option<Error>)> {
-        layout.create_dir(layout.root())?;
-        remove_tmp_files(layout.root())?;
-        let (state, error) = match load(&layout) {
+    /// An empty log at `layout`. Only the process that captures may [`Log::load`] or write it.
+    pub fn new(layout: Layout) -> Log {
+        Log { layout, state: Mutex::default(), changed: Condvar::new(), flusher: Mutex::default() }
+    }
+
+    /// Takes over the history an earlier process left. History that cannot be read back is returned as
+    /// an error: the log is empty then, and capture starts a new generation.
+    pub fn load(&self) -> Result<Option<Error>> {
+        self.layout.create_dir(self.layout.root())?;
+        remove_tmp_files(self.layout.root())?;
+        let (state, error) = match load(&self.layout) {
             Ok(state) => (state, None),
             Err(error) => (State::default(), Some(error)),
         };
-        let log = Log {
-            layout,
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-            flusher: Mutex::default(),
-        };
-        Ok((log, error))
+        *lock(&self.state) = state;
+        Ok(error)
     }
 
     /// Serves the history found at start, once capture has proved that the WAL continues it.
     pub fn resume(&self) {
-        crate::error::lock(&self.state).ready = true;
+        lock(&self.state).ready = true;
         self.changed.notify_all();
     }
 }
@@ -54,7 +52,7 @@ fn load(layout: &Layout) -> Result<State> {
     let Some(newest) = snapshots.keys().next_back().copied() else {
         return Err(Error::no_snapshots().context(format!("generation {generation}")));
     };
-    drop_before_hole(&mut disk);
+    drop_before_hole(layout, &mut disk)?;
     let tip = match disk.iter().next_back() {
         Some((_, stored)) => tip_of(stored)?,
         None => {
@@ -98,13 +96,8 @@ fn list_segments(layout: &Layout, generation: Generation) -> Result<BTreeMap<Ind
     for (index, dir) in indexes {
         let mut stored = Vec::new();
         for (offset, path) in layout::list(&dir, layout::offset_of)? {
-            let meta =
-                std::fs::metadata(&path).context(|| format!("cannot read {}", path.display()))?;
-            let created_at = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            let pos = Pos { generation, index, offset };
-            stored.push(Stored { pos, raw_size: None, size: meta.len(), created_at, path });
+            stored.push(Stored::find(Pos { generation, index, offset }, path)?);
         }
-        measure(&mut stored);
         if !stored.is_empty() {
             disk.insert(index, stored);
         }
@@ -112,31 +105,49 @@ fn list_segments(layout: &Layout, generation: Generation) -> Result<BTreeMap<Ind
     Ok(disk)
 }
 
-/// Each segment ends where the next begins.
-fn measure(stored: &mut [Stored]) {
-    let starts: Vec<u64> = stored.iter().skip(1).map(|next| next.pos.offset.get()).collect();
-    for (segment, next) in stored.iter_mut().zip(starts) {
-        segment.raw_size = next.checked_sub(segment.pos.offset.get());
-    }
-}
-
-/// Keeps the newest indexes that follow each other and start at offset 0. An older one that is cut short
-/// is what a deletion leaves that did not finish.
-fn drop_before_hole(disk: &mut BTreeMap<Index, Vec<Stored>>) {
+/// Keeps the newest indexes that are whole and follow each other. An older one that is not is what a
+/// deletion leaves that did not finish, or a power loss.
+fn drop_before_hole(layout: &Layout, disk: &mut BTreeMap<Index, Vec<Stored>>) -> Result<()> {
     let mut keep_from = None;
-    let mut expected: Option<u64> = None;
+    let mut following: Option<Index> = None;
     for (index, stored) in disk.iter().rev() {
-        let whole = stored.first().is_some_and(|first| first.pos.offset == Offset::default());
-        if !whole || expected.is_some_and(|expected| expected != index.get()) {
+        let linked = match following {
+            None => true,
+            Some(following) => index.next() == following && is_finished(layout, stored)?,
+        };
+        if !linked || !has_no_hole(stored) {
             break;
         }
         keep_from = Some(*index);
-        expected = index.get().checked_sub(1);
-        if expected.is_none() {
-            break;
-        }
+        following = Some(*index);
+    }
+    if keep_from.is_none() && !disk.is_empty() {
+        let why = "the newest WAL index in the log has a hole";
+        return Err(Error::new(ErrorKind::Corrupt, why));
     }
     disk.retain(|index, _| keep_from.is_some_and(|from| *index >= from));
+    Ok(())
+}
+
+/// Whether segments begin at offset 0 and each ends where the next begins.
+fn has_no_hole(stored: &[Stored]) -> bool {
+    let starts_at_0 = stored.first().is_some_and(|first| first.pos.offset == Offset::default());
+    let adjacent = |pair: &[Stored]| match pair {
+        [one, next] => one.end() == next.pos.offset.get(),
+        _ => false,
+    };
+    starts_at_0 && stored.windows(2).all(adjacent)
+}
+
+/// Whether the index's file `end` says that its last segment is the last.
+fn is_finished(layout: &Layout, stored: &[Stored]) -> Result<bool> {
+    let Some(last) = stored.last() else { return Ok(false) };
+    let path = layout.end_of_index(last.pos.generation, last.pos.index);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(parse_offset(text.trim_end()).is_ok_and(|end| end.get() == last.end())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::from(error).context(format!("cannot read {}", path.display()))),
+    }
 }
 
 /// The end of the newest index, proved by its first and last segment.

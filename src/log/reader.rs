@@ -261,9 +261,7 @@ impl State {
         if let Some(segment) = in_tail.filter(|segment| segment.pos.index == index) {
             return Some(segment.end().offset);
         }
-        let last = self.disk.get(&index)?.last()?;
-        let size = last.raw_size?;
-        Offset::new(last.pos.offset.get() + size).ok()
+        Offset::new(self.disk.get(&index)?.last()?.end()).ok()
     }
 }
 
@@ -285,27 +283,14 @@ fn segment_at(log: &Log, next: &mut Pos) -> Result<Option<Arc<Segment>>> {
         Found::Nothing => return Ok(None),
         Found::InTail(segment) => segment,
         Found::OnDisk(stored, page_size) => match stored.load(page_size) {
-            Ok(segment) => {
-                remember_size(log, &stored, segment.raw.len());
-                Arc::new(segment)
-            }
+            Ok(segment) => Arc::new(segment),
             Err(error) => return Err(missing_or_damaged(log, &stored, error)),
         },
     };
     if whole.pos == *next {
         return Ok(Some(whole));
     }
-    match whole.cut(next.offset) {
-        Some(segment) => Ok(Some(Arc::new(segment))),
-        // It ends exactly here: only now is it known that its index is finished, or that `next` is the end.
-        None => retry_after_measuring(log, next),
-    }
-}
-
-fn retry_after_measuring(log: &Log, next: &mut Pos) -> Result<Option<Arc<Segment>>> {
-    let before = *next;
-    lock(&log.state).advance(next)?;
-    if *next == before { Ok(None) } else { segment_at(log, next) }
+    Ok(whole.cut(next.offset).map(Arc::new))
 }
 
 fn find(state: &State, next: Pos) -> Result<Found> {
@@ -329,17 +314,6 @@ fn find(state: &State, next: Pos) -> Result<Found> {
     };
     let page_size = state.page_size.ok_or_else(Error::no_generation)?;
     Ok(Found::OnDisk(stored.clone(), page_size))
-}
-
-/// The last segment of an index found at start is measured the first time it is read.
-fn remember_size(log: &Log, stored: &super::Stored, len: usize) {
-    let mut state = lock(&log.state);
-    let segments = state.disk.get_mut(&stored.pos.index);
-    if let Some(found) =
-        segments.and_then(|segments| segments.iter_mut().find(|segment| segment.pos == stored.pos))
-    {
-        found.raw_size = u64::try_from(len).ok();
-    }
 }
 
 /// A file that is gone because its index was deleted is no damage.

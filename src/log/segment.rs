@@ -19,6 +19,16 @@ use crate::wal::{PageSize, WAL_FRAME_HEADER_SIZE, WAL_HEADER_SIZE};
 /// The most WAL bytes in one segment, about a thousand pages of 4 KiB: a follower holds one in memory.
 pub const SEGMENT_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of an LZ4 frame up to its content size: magic (4), FLG, BD, then 8 bytes little-endian.
+pub(super) const FRAME_HEAD: usize = 14;
+
+/// The content size in an LZ4 frame's head, if FLG's bit 3 says it is there.
+pub(super) fn content_size(head: &[u8; FRAME_HEAD]) -> Option<u64> {
+    let known = head.starts_with(&0x184D_2204_u32.to_le_bytes()) && head[4] & 0x08 != 0;
+    let bytes = head.get(6..)?.try_into().ok()?;
+    known.then(|| u64::from_le_bytes(bytes))
+}
+
 /// WAL bytes shared by every follower.
 #[derive(Debug)]
 pub struct Segment {
@@ -65,8 +75,8 @@ impl Segment {
 pub struct Stored {
     /// Where the bytes start.
     pub pos: Pos,
-    /// WAL bytes in it, once known (a segment found at start is measured by its successor).
-    pub raw_size: Option<u64>,
+    /// WAL bytes in it.
+    pub raw_size: u64,
     /// Bytes of the file.
     pub size: u64,
     /// When it was written.
@@ -85,6 +95,25 @@ impl Stored {
             size: self.size,
             created_at: self.created_at,
         }
+    }
+
+    /// The offset after the last byte.
+    pub fn end(&self) -> u64 {
+        self.pos.offset.get().saturating_add(self.raw_size)
+    }
+
+    /// A segment found at start: its size and age.
+    pub fn find(pos: Pos, path: PathBuf) -> Result<Stored> {
+        let name = || format!("cannot read segment {}", path.display());
+        let mut file = File::open(&path).context(name)?;
+        let meta = file.metadata().context(name)?;
+        let mut head = [0; FRAME_HEAD];
+        file.read_exact(&mut head).context(name)?;
+        let raw_size = content_size(&head).ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "the LZ4 frame does not say its size").context(name())
+        })?;
+        let created_at = meta.modified().context(name)?;
+        Ok(Stored { pos, raw_size, size: meta.len(), created_at, path })
     }
 
     /// The first bytes of the content: the WAL header, of a segment at offset 0.
@@ -106,9 +135,9 @@ impl Stored {
         let mut raw = Vec::new();
         lz4::decompress(file, limit, &mut raw).map_err(|error| error.context(name()))?;
         let len = u64::try_from(raw.len()).unwrap_or(u64::MAX);
-        if self.raw_size.is_some_and(|expected| expected != len) {
-            return Err(bad(format!("holds {len} bytes, not the {:?} expected", self.raw_size)))
-                .map_err(|error| error.context(name()));
+        if len != self.raw_size {
+            let why = format!("it holds {len} bytes, not {}", self.raw_size);
+            return Err(bad(why).context(name()));
         }
         let commit = ends_in_commit(&raw, self.pos, page_size)
             .ok_or_else(|| bad("it is not made of whole frames".into()).context(name()))?;

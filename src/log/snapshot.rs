@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::layout::{self, Layout};
+use super::segment::{FRAME_HEAD, content_size};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::info::SnapshotInfo;
 use crate::lz4;
@@ -52,7 +53,7 @@ impl Snapshot {
         let name = || format!("cannot read snapshot {}", path.display());
         let mut file = File::open(path).context(name)?;
         let meta = file.metadata().context(name)?;
-        let mut head = [0u8; 14];
+        let mut head = [0; FRAME_HEAD];
         file.read_exact(&mut head).context(name)?;
         let info = SnapshotInfo {
             generation,
@@ -65,14 +66,6 @@ impl Snapshot {
         })?;
         Ok(Snapshot { info, raw_size, path: path.to_owned() })
     }
-}
-
-/// The content size in an LZ4 frame's first 14 bytes: magic (4), FLG, BD, then 8 bytes little-endian if
-/// FLG has bit 3.
-fn content_size(head: &[u8; 14]) -> Option<u64> {
-    let known = head.starts_with(&0x184D_2204_u32.to_le_bytes()) && head[4] & 0x08 != 0;
-    let bytes = head.get(6..14)?.try_into().ok()?;
-    known.then(|| u64::from_le_bytes(bytes))
 }
 
 /// Takes a snapshot's pages in order.

@@ -35,7 +35,8 @@ impl Drop for Folder {
 }
 
 fn open(folder: &Folder) -> (Arc<Log>, Option<Error>) {
-    let (log, error) = Log::open(Layout::beside(&folder.database()).unwrap()).unwrap();
+    let log = Log::new(Layout::beside(&folder.database()).unwrap());
+    let error = log.load().unwrap();
     (Arc::new(log), error)
 }
 

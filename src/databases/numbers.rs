@@ -1,0 +1,96 @@
+//! The numbers of a captured database, for `/metrics` and `/healthz`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::capture::{Capture, State};
+use crate::log::layout::with_suffix;
+use crate::serve::{Metric, Report, count};
+
+/// What a captured database tells the server about itself.
+pub struct Numbers {
+    capture: Arc<Capture>,
+}
+
+impl Numbers {
+    /// Of this capture.
+    pub fn new(capture: Arc<Capture>) -> Numbers {
+        Numbers { capture }
+    }
+}
+
+impl Report for Numbers {
+    fn metrics(&self) -> Vec<Metric> {
+        let counters = self.capture.counters();
+        let read = |counter: &std::sync::atomic::AtomicU64| count(counter.load(Ordering::Relaxed));
+        let totals = self.capture.log().totals();
+        let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
+        let wal = with_suffix(self.capture.path(), "-wal");
+        let pos = self.capture.log().position().unwrap_or_default();
+        vec![
+            Metric::gauge(
+                "litestream_db_size",
+                "Size of the database file, in bytes.",
+                count(size(self.capture.path())),
+            ),
+            Metric::gauge("litestream_wal_size", "Size of the WAL, in bytes.", count(size(&wal))),
+            Metric::counter(
+                "litestream_total_wal_bytes",
+                "WAL bytes captured.",
+                read(&counters.wal_bytes),
+            ),
+            Metric::gauge(
+                "litestream_shadow_wal_index",
+                "Index of the WAL being captured.",
+                count(pos.index.get()),
+            ),
+            Metric::gauge(
+                "litestream_shadow_wal_size",
+                "Bytes of that index captured.",
+                count(pos.offset.get()),
+            ),
+            Metric::gauge(
+                "litestream_log_size",
+                "Bytes of all snapshots and segments beside the database.",
+                count(totals.size),
+            ),
+            Metric::counter(
+                "litestream_commits_total",
+                "Commits captured.",
+                read(&counters.commits),
+            ),
+            Metric::counter(
+                "litestream_checkpoint_count",
+                "Checkpoints made.",
+                read(&counters.checkpoints),
+            ),
+            Metric::counter(
+                "litestream_gate_count",
+                "Times transactions were kept from beginning for the end of a checkpoint.",
+                read(&counters.gates),
+            ),
+            Metric::counter(
+                "litestream_gate_seconds_total",
+                "Time transactions were kept from beginning.",
+                read(&counters.gate_us) / 1e6,
+            ),
+            Metric::gauge(
+                "litestream_gate_seconds_max",
+                "Longest time transactions were kept from beginning.",
+                read(&counters.gate_us_max) / 1e6,
+            ),
+            Metric::counter(
+                "litestream_capture_error_count",
+                "Times capture started again after an error.",
+                read(&counters.errors),
+            ),
+        ]
+    }
+
+    fn error(&self) -> Option<String> {
+        match self.capture.status() {
+            (State::Running, _, _) => None,
+            (_, error, _) => error,
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! `litestream_follow(url [, options])`, `litestream_promote()`, `litestream_lag()`.
+
+use std::path::PathBuf;
+
+use crate::databases;
+use crate::error::Result;
+use crate::follow::FollowConfig;
+use crate::host::caller::Caller;
+use crate::host::function::{Answer, Args};
+use crate::options::Options;
+
+use super::serve::token;
+use super::target::{Target, main_path, wait_ms};
+
+pub(super) fn follow(caller: &Caller, args: &Args) -> Result<Answer> {
+    let url = args.text_required(0, "a URL such as 'http://primary:9090'")?.to_owned();
+    let mut options = Options::parse(args.text(1)?)?;
+    let target = Target::of(caller, &mut options)?;
+    let token = token(&mut options)?;
+    let upstream_path = options.opt_str("path")?;
+    let ca = options.opt_str("ca")?.map(PathBuf::from);
+    let overwrite = options.opt_bool("overwrite")?.unwrap_or(false);
+    let wait = wait_ms(&mut options)?;
+    options.finish()?;
+    let config = FollowConfig {
+        path: target.path,
+        vfs: target.vfs,
+        url,
+        upstream_path,
+        token,
+        ca,
+        overwrite,
+    };
+    let reached = databases::follow(config, wait, &|| caller.interrupted())?;
+    Ok(Answer::from(reached.map(|pos| pos.to_string())))
+}
+
+pub(super) fn promote(caller: &Caller, _: &Args) -> Result<Answer> {
+    let reached = databases::promote(&main_path(caller)?, &caller.vfs("main")?)?;
+    Ok(Answer::from(reached.map(|pos| pos.to_string())))
+}
+
+pub(super) fn lag(caller: &Caller, _: &Args) -> Result<Answer> {
+    let database = databases::find(&main_path(caller)?);
+    let follower = database.and_then(|database| database.follower());
+    Ok(Answer::from(follower.map(|follower| follower.lag())))
+}

@@ -1,0 +1,125 @@
+//! Steering: positions, waiting, syncing, snapshots, checkpoints, stopping.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::capture::Capture;
+use crate::databases::{self, What};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::caller::Caller;
+use crate::host::function::{Answer, Args};
+use crate::info::CheckpointMode;
+use crate::pos::Pos;
+use crate::registry;
+
+use super::target::{WAIT_MS_MAX, main_path};
+
+/// Default timeout of `litestream_wait` and `litestream_wait_followers`, in milliseconds.
+const TIMEOUT_MS: u64 = 5000;
+/// How long a snapshot or a checkpoint of our own may take.
+const LONG_WAIT: Duration = Duration::from_secs(600);
+/// The most followers one can wait for.
+const FOLLOWERS_MAX: i64 = 1_000_000;
+
+fn capture(caller: &Caller) -> Result<Arc<Capture>> {
+    registry::check_fork()?;
+    let path = main_path(caller)?;
+    databases::find(&path).and_then(|database| database.capture()).ok_or_else(|| {
+        let why = format!("{} is not served by this process", path.display());
+        Error::new(ErrorKind::Refused, why)
+    })
+}
+
+pub(super) fn pos(caller: &Caller, _: &Args) -> Result<Answer> {
+    let Some(path) = caller.filename("main")? else { return Ok(Answer::Null) };
+    let Ok(path) = std::fs::canonicalize(path) else { return Ok(Answer::Null) };
+    Ok(Answer::from(databases::position(&path)?.map(|pos| pos.to_string())))
+}
+
+pub(super) fn wait(caller: &Caller, args: &Args) -> Result<Answer> {
+    let text = args.text_required(0, "a position")?;
+    let pos: Pos = text.parse()?;
+    let wait = timeout(args)?;
+    let path = main_path(caller)?;
+    let reached = databases::wait_for(&path, pos, wait, &|| caller.interrupted())?;
+    Ok(Answer::Integer(i64::from(reached)))
+}
+
+pub(super) fn wait_followers(caller: &Caller, args: &Args) -> Result<Answer> {
+    let wanted = args.integer(0)?.filter(|wanted| (0..=FOLLOWERS_MAX).contains(wanted));
+    let wanted = wanted.and_then(|wanted| usize::try_from(wanted).ok()).ok_or_else(|| {
+        Error::usage(format!("argument 1: expected how many followers, 0 to {FOLLOWERS_MAX}"))
+    })?;
+    let mut left = timeout(args)?;
+    let pos = capture(caller)?.position()?;
+    let served = databases::find(&main_path(caller)?).and_then(|found| found.served_here());
+    let served = served.ok_or_else(|| Error::new(ErrorKind::Stopped, "serving has stopped"))?;
+    loop {
+        let slice = left.min(Duration::from_millis(50));
+        let applied = served.wait_applied(pos, wanted, slice);
+        left = left.saturating_sub(slice);
+        if applied >= wanted || left.is_zero() {
+            return Ok(Answer::Integer(i64::try_from(applied).unwrap_or(i64::MAX)));
+        }
+        if caller.interrupted() {
+            return Err(Error::new(ErrorKind::Stopped, "interrupted"));
+        }
+    }
+}
+
+/// The second argument: milliseconds, 5000 if left out.
+fn timeout(args: &Args) -> Result<Duration> {
+    if args.len() < 2 {
+        return Ok(Duration::from_millis(TIMEOUT_MS));
+    }
+    let wait = args.integer(1)?.and_then(|wait| u64::try_from(wait).ok());
+    let wait = wait.filter(|wait| *wait <= WAIT_MS_MAX).ok_or_else(|| {
+        Error::usage(format!("argument 2: expected a timeout in milliseconds, 0 to {WAIT_MS_MAX}"))
+    })?;
+    Ok(Duration::from_millis(wait))
+}
+
+pub(super) fn sync(caller: &Caller, _: &Args) -> Result<Answer> {
+    Ok(Answer::from(capture(caller)?.sync()?.to_string()))
+}
+
+pub(super) fn snapshot(caller: &Caller, _: &Args) -> Result<Answer> {
+    Ok(Answer::from(capture(caller)?.snapshot(LONG_WAIT)?.to_string()))
+}
+
+pub(super) fn checkpoint(caller: &Caller, args: &Args) -> Result<Answer> {
+    let mode = match args.len() {
+        0 => CheckpointMode::Passive,
+        _ => args.text_required(0, "PASSIVE, FULL, RESTART or TRUNCATE")?.parse()?,
+    };
+    let done = capture(caller)?.checkpoint(mode, LONG_WAIT)?;
+    let busy = i32::from(done.busy);
+    Ok(Answer::Text(format!("[{busy},{},{}]", done.log, done.checkpointed)))
+}
+
+pub(super) fn stop(caller: &Caller, args: &Args) -> Result<Answer> {
+    let what = match args.len() {
+        0 => What::All,
+        _ => match args.text_required(0, "'serve' or 'follow'")? {
+            "serve" => What::Serve,
+            "follow" => What::Follow,
+            other => {
+                let shown: String = other.chars().take(40).collect();
+                let why = format!("argument 1: expected 'serve' or 'follow', got {shown:?}");
+                return Err(Error::usage(why));
+            }
+        },
+    };
+    registry::check_fork()?;
+    let stopped = databases::stop(&main_path(caller)?, what)?;
+    Ok(Answer::Integer(i64::try_from(stopped).unwrap_or(i64::MAX)))
+}
+
+/// Blocks until the statement is interrupted, so that one shell command can be a server or a replica.
+pub(super) fn run(caller: &Caller, _: &Args) -> Result<Answer> {
+    registry::check_fork()?;
+    while !caller.interrupted() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(Answer::Integer(1))
+}

@@ -1,0 +1,76 @@
+//! The database a call is about, and the ways it can be unfit.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::api;
+use crate::host::caller::Caller;
+use crate::options::Options;
+
+/// A day: the longest any call may be told to wait, in milliseconds.
+pub(super) const WAIT_MS_MAX: u64 = 86_400_000;
+/// How long `litestream_serve` and `litestream_follow` wait unless told otherwise, in milliseconds.
+pub(super) const WAIT_MS: u64 = 30_000;
+
+/// A database file and how the calling connection reaches it.
+pub(super) struct Target {
+    /// Canonical.
+    pub(super) path: PathBuf,
+    /// The VFS of the calling connection.
+    pub(super) vfs: String,
+}
+
+/// The canonical path of the calling connection's `main` database.
+pub(super) fn main_path(caller: &Caller) -> Result<PathBuf> {
+    path_of(caller, "main")
+}
+
+fn path_of(caller: &Caller, schema: &str) -> Result<PathBuf> {
+    let Some(path) = caller.filename(schema)? else {
+        let why = format!(
+            "{schema} is an in-memory or temporary database; replication needs a database file"
+        );
+        return Err(Error::new(ErrorKind::Unsupported, why));
+    };
+    // Names, not descriptors: the database itself is never opened here.
+    std::fs::canonicalize(&path).context(|| format!("cannot resolve {}", path.display()))
+}
+
+impl Target {
+    /// The database `options` name (`"schema"`, default `main`), fit for background work.
+    pub(super) fn of(caller: &Caller, options: &mut Options) -> Result<Target> {
+        let schema = options.opt_str("schema")?.unwrap_or_else(|| "main".to_owned());
+        api::require_threadsafe()?;
+        let path = path_of(caller, &schema)?;
+        let target = Target { path, vfs: caller.vfs(&schema)? };
+        if caller.readonly(&schema)? {
+            let why = format!("{} is open for reading only", target.path.display());
+            return Err(Error::new(ErrorKind::Refused, why));
+        }
+        if caller.in_transaction() {
+            let why = "the connection is inside a transaction; COMMIT or ROLLBACK first";
+            return Err(Error::new(ErrorKind::Refused, why));
+        }
+        target.require_shared_locking(caller, &schema)?;
+        Ok(target)
+    }
+
+    /// With `locking_mode=EXCLUSIVE` nobody else, not even this library, can open the database.
+    fn require_shared_locking(&self, caller: &Caller, schema: &str) -> Result<()> {
+        let quoted = schema.replace('"', "\"\"");
+        let mode = caller.query_text(&format!("PRAGMA \"{quoted}\".locking_mode"))?;
+        if mode.is_some_and(|mode| mode.eq_ignore_ascii_case("exclusive")) {
+            let why = "the connection has locking_mode=EXCLUSIVE, which keeps every other connection \
+                       out; set PRAGMA locking_mode=NORMAL and read the database once";
+            return Err(Error::new(ErrorKind::Unsupported, why));
+        }
+        Ok(())
+    }
+}
+
+/// The option `"wait_ms"`.
+pub(super) fn wait_ms(options: &mut Options) -> Result<Duration> {
+    let wait = options.opt_u64("wait_ms", 0..=WAIT_MS_MAX)?;
+    Ok(Duration::from_millis(wait.unwrap_or(WAIT_MS)))
+}
