@@ -1,0 +1,57 @@
+# Targets are one or two lines; what is longer is a script in scripts/ or a test in tests/.
+
+export CARGO_TARGET_DIR ?= target
+LIBRARY := liblitestream.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
+
+build:  ## ./liblitestream.so (.dylib on macOS), release, ready for .load
+	@scripts/setup build
+	LITESTREAM_COMMIT="$$(git rev-parse --short HEAD 2>/dev/null)" cargo build --release --locked --lib
+	install -m 755 "$(CARGO_TARGET_DIR)/release/$(LIBRARY)" "$(LIBRARY)"
+
+demo: build  ## a primary and a replica in two sqlite3 shells; a row travels
+	@scripts/setup demo
+	@scripts/demo "./$(LIBRARY)"
+
+test: setup  ## everything CI runs: format, lints, all tests; under 10 minutes on 2 cores
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo test --locked
+
+check: fmt lint test  ## format the source, then lint and test it
+
+test-sql: setup  ## the scripts in sql/ through the real sqlite3 shell
+	cargo test --locked --test sql_surface
+
+update-expected: setup  ## the same, and rewrite sql/*.expected with what the shell printed
+	UPDATE_EXPECTED=1 cargo test --locked --test sql_surface
+
+soak: setup  ## the long form of every test; SEED=n repeats a run
+	SOAK=1 cargo test --locked --release -- --nocapture
+
+bench: build  ## lag and write rates, as a table and as JSON lines in target/bench/
+	cargo bench --locked --bench live
+
+fmt:  ## rustfmt
+	cargo fmt
+
+lint:  ## clippy, warnings are errors
+	cargo clippy --locked --all-targets -- -D warnings
+
+doc:  ## the modules' documentation, private items included
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items
+
+setup:  ## what the tests need: a C compiler, sqlite3, python3, other SQLite versions in .venv/
+	@scripts/setup test
+
+PREFIX ?= /usr/local
+install: build  ## copy the library to $(PREFIX)/lib
+	install -d "$(DESTDIR)$(PREFIX)/lib" && install -m 755 "$(LIBRARY)" "$(DESTDIR)$(PREFIX)/lib/"
+
+clean:  ## remove what was built and what setup put in .venv/
+	cargo clean
+	rm -rf .venv liblitestream.so liblitestream.dylib
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: build demo test check test-sql update-expected soak bench fmt lint doc setup install clean help
