@@ -1,20 +1,21 @@
 //! The replica's WAL writer: pages in, transactions visible to every reader out.
 //!
-//! The replica has an ordinary WAL with salts and checksums of its own; SQLite in any process reads it
-//! and no reader needs this library. An [`Applier`] holds WAL_WRITE_LOCK for as long as it lives, so all
-//! other writers get "database is locked".
+//! The replica has an ordinary WAL with salts and checksums of its own; SQLite in any process reads
+//! it and no reader needs this library. An [`Applier`] holds WAL_WRITE_LOCK for as long as it
+//! lives, so all other writers get "database is locked".
 //!
 //! ```text
 //! stage(page)*  ->  commit(page count, upstream position)   one transaction of ours, or
 //!               ->  discard()                               nothing happened
 //! ```
 //!
-//! A commit: intent (intents.rs), frames into the WAL, entries into the wal-index, header. Before the
-//! header is published nothing is visible; the intent is on file before the frames, so a crash leaves a
-//! WAL whose position is known. More pages than fit a batch are written as frames that do not commit.
+//! A commit: intent (intents.rs), frames into the WAL, entries into the wal-index, header. Before
+//! the header is published nothing is visible; the intent is on file before the frames, so a crash
+//! leaves a WAL whose position is known. More pages than fit a batch are written as frames that do
+//! not commit.
 //!
-//! The WAL file is written with `std::fs`: it carries no locks, and cannot be unlinked while the door
-//! is open. The database file is only ever written by checkpoints (keeper.rs).
+//! The WAL file is written with `std::fs`: it carries no locks, and cannot be unlinked while the
+//! door is open. The database file is only ever written by checkpoints (keeper.rs).
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -69,7 +70,8 @@ pub struct Applier {
 }
 
 impl Applier {
-    /// Opens a database in WAL mode for applying and finds out where in the upstream's history it is.
+    /// Opens a database in WAL mode for applying and finds out where in the upstream's history it
+    /// is.
     pub fn open(path: &Path, vfs: &str, dir: &ReplicaDir) -> Result<Self> {
         let door = Door::open(path, vfs)?;
         let mut index = WalIndex::open(&door)?;
@@ -156,8 +158,8 @@ impl Applier {
         Ok(())
     }
 
-    /// Publishes everything staged as one transaction, after which the database has `page_count` pages
-    /// and is at `upstream`. Without pages only the position moves.
+    /// Publishes everything staged as one transaction, after which the database has `page_count`
+    /// pages and is at `upstream`. Without pages only the position moves.
     pub fn commit(&mut self, page_count: u32, upstream: UpstreamPos) -> Result<()> {
         let done = self.try_commit(page_count, upstream);
         if done.is_err() {
@@ -385,8 +387,8 @@ fn read_wal_header(wal: &File) -> Result<Option<WalHeader>> {
     }
 }
 
-/// What the WAL is, in the terms of an intent. Without frames, the salts tell: SQLite leaves them zero
-/// after recovering a WAL that is nothing but a header, and only then the file's own count.
+/// What the WAL is, in the terms of an intent. Without frames, the salts tell: SQLite leaves them
+/// zero after recovering a WAL that is nothing but a header, and only then the file's own count.
 fn local_state(header: &IndexHeader, on_file: Option<&WalHeader>) -> Option<LocalState> {
     if header.max_frame > 0 {
         return Some(LocalState {

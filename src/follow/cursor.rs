@@ -1,15 +1,15 @@
-//! Where a stream is, and what may come next: the order of records and the upstream's checksum chain.
-//! Decides only; holds no pages and does no I/O.
+//! Where a stream is, and what may come next: the order of records and the upstream's checksum
+//! chain. Decides only; holds no pages and does no I/O.
 //!
 //! ```text
 //! snapshot(G/I:0) --> segment(G/I:0) --> segment(G/I:O)* --> segment(G/I+1:0) --> ...
-//! resume(G/I:O)   --> segment(G/I:O), or segment(G/I+1:0), or segment(G/I:0): skip up to O, then on
+//! resume(G/I:O)   --> segment(G/I:O), or segment(G/I+1:0), or segment(G/I:0): skip up to O
 //! ```
 //!
-//! A segment starts where the one before ended, or a new WAL starts at a commit. At offset 0 it begins
-//! with the WAL's header; every frame continues the chain. What an ancestor sends again from the start
-//! of an index is verified but not applied, and must reach our offset with our checksum: otherwise the
-//! histories have parted ([`ErrorKind::ChecksumMismatch`]).
+//! A segment starts where the one before ended, or a new WAL starts at a commit. At offset 0 it
+//! begins with the WAL's header; every frame continues the chain. What an ancestor sends again from
+//! the start of an index is verified but not applied, and must reach our offset with our checksum:
+//! otherwise the histories have parted ([`ErrorKind::ChecksumMismatch`]).
 
 use std::cmp::Ordering;
 

@@ -1,10 +1,10 @@
 //! What a replica keeps in `DB-litestream/`, beside its intents.
 //!
-//! | file     | content                                                                            |
-//! |----------|------------------------------------------------------------------------------------|
-//! | replica  | `upstream=URL` and `since=SECONDS` (Unix time), a line each: this file is a replica |
-//! | filling  | empty; exists while a first snapshot is being written, see image.rs; locked by whoever does |
-//! | position | the position applied, 50 bytes and a newline, rewritten in place: other processes read it |
+//! | file     | content                                                                    |
+//! |----------|----------------------------------------------------------------------------|
+//! | replica  | `upstream=URL` and `since=SECONDS` (Unix time), a line each                |
+//! | filling  | empty; there while a first snapshot is written (image.rs), and locked then |
+//! | position | the position applied, 51 bytes with a newline, rewritten in place          |
 //!
 //! `replica` appears before the first byte of the database is changed and goes when it is promoted.
 

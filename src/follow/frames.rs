@@ -1,15 +1,16 @@
 //! Pages of one transaction of ours, on their way into the WAL.
 //!
-//! A batch holds at most [`BATCH_BYTES`] of pages; a page staged twice is there once, as it was last.
-//! Many commits of the upstream may become one of ours: readers then see the state after the last.
+//! A batch holds at most [`BATCH_BYTES`] of pages; a page staged twice is there once, as it was
+//! last. Many commits of the upstream may become one of ours: readers then see the state after the
+//! last.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use crate::wal::{Chain, PageSize};
 
-/// Pages held in memory before they are written as frames that do not commit. Large enough that most
-/// transactions need one write, small enough to forget.
+/// Pages held in memory before they are written as frames that do not commit. Large enough that
+/// most transactions need one write, small enough to forget.
 pub const BATCH_BYTES: usize = 4 << 20;
 
 /// Where page 1 says that the database is in WAL mode (write and read version, 2 each).
@@ -76,8 +77,8 @@ impl Batch {
         }
     }
 
-    /// Appends its frames to `out` and takes `chain` past them. The last one commits if `page_count` is
-    /// not 0.
+    /// Appends its frames to `out` and takes `chain` past them. The last one commits if
+    /// `page_count` is not 0.
     pub fn encode(&self, chain: &mut Chain, page_count: u32, out: &mut Vec<u8>) {
         let last = self.numbers.len().saturating_sub(1);
         let pages = self.bytes.chunks_exact(self.page_size.bytes());

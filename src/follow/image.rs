@@ -1,13 +1,14 @@
 //! The first snapshot: a database file made from nothing, page by page.
 //!
 //! ```text
-//! EXCLUSIVE lock -> is it empty? -> signs `replica`, `filling` -> pages 2.. -> sync -> page 1 -> sync
-//!   -> unlock -> WAL_WRITE_LOCK, nobody wrote? -> page 1 again, as our first commit -> sign gone
+//! EXCLUSIVE lock -> is it empty? -> signs `replica`, `filling` -> pages 2.. -> sync -> page 1
+//!   -> sync -> unlock -> WAL_WRITE_LOCK, nobody wrote? -> page 1 again, as our first commit
+//!   -> sign gone
 //! ```
 //!
-//! Others get "database is locked" until it is complete, and never see a part: the WAL records that make
-//! the snapshot exact go into the file too. Page 1 comes last, so a file with the sign `filling` and
-//! without page 1's magic is a half-written one of ours, and is started over.
+//! Others get "database is locked" until it is complete, and never see a part: the WAL records that
+//! make the snapshot exact go into the file too. Page 1 comes last, so a file with the sign
+//! `filling` and without page 1's magic is a half-written one of ours, and is started over.
 
 use std::path::{Path, PathBuf};
 
@@ -134,8 +135,8 @@ impl Image {
     }
 }
 
-/// One that was given up becomes an empty file again, so that others see no part of it. The lock ends
-/// with the connection.
+/// One that was given up becomes an empty file again, so that others see no part of it. The lock
+/// ends with the connection.
 impl Drop for Image {
     fn drop(&mut self) {
         if !self.complete {
@@ -160,8 +161,8 @@ pub fn check_first(page: &[u8], page_size: PageSize) -> Result<()> {
     Ok(())
 }
 
-/// Removes the side files of a database that is gone: SQLite would replay them into the new one. Only
-/// under the EXCLUSIVE lock of an empty file, when nobody can be using them.
+/// Removes the side files of a database that is gone: SQLite would replay them into the new one.
+/// Only under the EXCLUSIVE lock of an empty file, when nobody can be using them.
 fn remove_leftovers(path: &Path) -> Result<()> {
     for suffix in ["-journal", "-wal", "-shm"] {
         let mut name = path.as_os_str().to_owned();

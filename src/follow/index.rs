@@ -1,10 +1,10 @@
 //! The replica's wal-index, as its one writer sees it.
 //!
-//! Contract: whoever calls `insert`, `clean_above` or `publish` holds WAL_WRITE_LOCK through the same
-//! door. `restart_marks` needs WAL_CKPT_LOCK and READ locks 1 to 4 as well. Readers in any process look
-//! only at frames up to the mxFrame of the header they started from, so entries above the published
-//! mxFrame are invisible, and a frame's entry is complete before a header with it is published:
-//! page number, then hash slot, then second header copy, then first header copy.
+//! Contract: whoever calls `insert`, `clean_above` or `publish` holds WAL_WRITE_LOCK through the
+//! same door. `restart_marks` needs WAL_CKPT_LOCK and READ locks 1 to 4 as well. Readers in any
+//! process look only at frames up to the mxFrame of the header they started from, so entries above
+//! the published mxFrame are invisible, and a frame's entry is complete before a header with it is
+//! published: page number, then hash slot, then second header copy, then first header copy.
 
 use std::sync::Arc;
 
@@ -76,8 +76,8 @@ impl WalIndex {
         self.door.barrier();
     }
 
-    /// What a WAL without frames needs before its header is published. Done in this order, dying after
-    /// it leaves a WAL whose frames are merely copied again.
+    /// What a WAL without frames needs before its header is published. Done in this order, dying
+    /// after it leaves a WAL whose frames are merely copied again.
     pub fn restart_marks(&self) {
         let region = &self.gauge.region;
         region.store_u32(BACKFILL_OFFSET, 0);
@@ -106,8 +106,8 @@ impl WalIndex {
         Ok(())
     }
 
-    /// Removes every entry above frame `max_frame` from the region that holds it. Regions after it are
-    /// zeroed when their first frame is entered.
+    /// Removes every entry above frame `max_frame` from the region that holds it. Regions after it
+    /// are zeroed when their first frame is entered.
     pub fn clean_above(&mut self, max_frame: u32) -> Result<()> {
         if max_frame == 0 {
             return Ok(());

@@ -1,32 +1,34 @@
 //! What each commit of ours stands for, written down before it can exist.
 //!
-//! A replica's WAL has its own salts and checksums; nothing in it names a position of the upstream. So
-//! before the frames of a commit are written, a record goes to a file beside the database: once they are
-//! there, the upstream is at U; our WAL is then at L. After a crash SQLite recovers some WAL; the last
-//! record whose L is what it recovered names the position, and no such record means: unknown.
+//! A replica's WAL has its own salts and checksums; nothing in it names a position of the upstream.
+//! So before the frames of a commit are written, a record goes to a file beside the database: once
+//! they are there, the upstream is at U; our WAL is then at L. After a crash SQLite recovers some
+//! WAL; the last record whose L is what it recovered names the position, and no such record means:
+//! unknown.
 //!
 //! Record, 96 bytes, big-endian:
 //!
-//! | at | size | field                                                                     |
-//! |----|------|---------------------------------------------------------------------------|
-//! | 0  | 4    | magic "LSIN"                                                              |
-//! | 4  | 1    | version 1                                                                 |
-//! | 5  | 1    | U: checksum order (0 little-endian, 1 big-endian, 2: no chain at offset 0)|
-//! | 6  | 2    | 0                                                                         |
-//! | 8  | 24   | U: generation, index, offset                                              |
-//! | 32 | 4    | U: page size                                                              |
-//! | 36 | 8    | U: salts                                                                  |
-//! | 44 | 8    | U: running checksum                                                       |
-//! | 52 | 8    | L: salts                                                                  |
-//! | 60 | 4    | L: mxFrame (0: a WAL that has only its header)                            |
-//! | 64 | 8    | L: running checksum after mxFrame (0 if mxFrame is 0)                     |
-//! | 72 | 8    | sequence number, grows by 1                                               |
-//! | 80 | 8    | 0                                                                         |
-//! | 88 | 8    | SQLite's WAL checksum (big-endian words) of the 88 bytes before it        |
+//! | at | size | field                                                                      |
+//! |----|------|----------------------------------------------------------------------------|
+//! | 0  | 4    | magic "LSIN"                                                               |
+//! | 4  | 1    | version 1                                                                  |
+//! | 5  | 1    | U: checksum order (0 little-endian, 1 big-endian, 2: no chain at offset 0) |
+//! | 6  | 2    | 0                                                                          |
+//! | 8  | 24   | U: generation, index, offset                                               |
+//! | 32 | 4    | U: page size                                                               |
+//! | 36 | 8    | U: salts                                                                   |
+//! | 44 | 8    | U: running checksum                                                        |
+//! | 52 | 8    | L: salts                                                                   |
+//! | 60 | 4    | L: mxFrame (0: a WAL that has only its header)                             |
+//! | 64 | 8    | L: running checksum after mxFrame (0 if mxFrame is 0)                      |
+//! | 72 | 8    | sequence number, grows by 1                                                |
+//! | 80 | 8    | 0                                                                          |
+//! | 88 | 8    | SQLite's WAL checksum (big-endian words) of the 88 bytes before it         |
 //!
-//! Two files take turns: a new WAL (new salts) begins the other file from scratch. The one before is
-//! kept, because until the new WAL's header is on disk a power loss brings the old WAL back. Bytes
-//! that are no valid record end a file. The files are synced before a checkpoint syncs the WAL.
+//! Two files take turns: a new WAL (new salts) begins the other file from scratch. The one before
+//! is kept, because until the new WAL's header is on disk a power loss brings the old WAL back.
+//! Bytes that are no valid record end a file. The files are synced before a checkpoint syncs the
+//! WAL.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read};
@@ -167,8 +169,8 @@ fn long(bytes: &[u8; RECORD_SIZE], at: usize) -> u64 {
     u64::from(word(bytes, at)) << 32 | u64::from(word(bytes, at + 4))
 }
 
-/// The two files of a replica. `append` and `begin` belong to the applier; `sync` may be called from
-/// any thread.
+/// The two files of a replica. `append` and `begin` belong to the applier; `sync` may be called
+/// from any thread.
 pub struct Intents {
     directory: PathBuf,
     state: Mutex<Journal>,
@@ -227,8 +229,8 @@ impl Intents {
         Ok(())
     }
 
-    /// Begins the other file: from now on the WAL has other salts, of which `local` is the first state.
-    /// On disk when it returns.
+    /// Begins the other file: from now on the WAL has other salts, of which `local` is the first
+    /// state. On disk when it returns.
     pub fn begin(&self, upstream: UpstreamPos, local: LocalState) -> Result<()> {
         self.sync()?;
         {

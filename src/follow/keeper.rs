@@ -1,8 +1,9 @@
 //! The replica's checkpointer: thread "follow-keeper", with a connection of its own for SQL.
 //!
-//! It moves frames into the database with PASSIVE checkpoints (synchronous NORMAL: WAL synced before,
-//! database after), so that applying never waits for a disk. Starting the WAL over stays the applier's
-//! business. Intents are synced before and after, or a power loss could leave a commit without one.
+//! It moves frames into the database with PASSIVE checkpoints (synchronous NORMAL: WAL synced
+//! before, database after), so that applying never waits for a disk. Starting the WAL over stays
+//! the applier's business. Intents are synced before and after, or a power loss could leave a
+//! commit without one.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -9,9 +9,9 @@
 //! keeper, worker, pace      checkpoints, threads, when
 //! ```
 //!
-//! What readers of the replica see is the state after some whole transaction of the upstream, and it
-//! never goes back. Whoever else writes gets "database is locked". Errors of the background threads are
-//! data ([`Status::error`]), cleared by the next success.
+//! What readers of the replica see is the state after some whole transaction of the upstream, and
+//! it never goes back. Whoever else writes gets "database is locked". Errors of the background
+//! threads are data ([`Status::error`]), cleared by the next success.
 
 mod apply;
 mod client;
@@ -94,9 +94,9 @@ pub struct Follower {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Begins to follow. Fails at once for what trying again cannot mend: a URL that is none, a file that
-/// holds other data or is in use by another follower. The upstream itself is reached for in the
-/// background.
+/// Begins to follow. Fails at once for what trying again cannot mend: a URL that is none, a file
+/// that holds other data or is in use by another follower. The upstream itself is reached for in
+/// the background.
 pub fn start(config: FollowConfig) -> Result<Arc<Follower>> {
     let upstream = Upstream::parse(&config.url, config.upstream_path.as_deref())?;
     let token = config
@@ -133,9 +133,16 @@ impl Follower {
     /// What it is doing.
     pub fn status(&self) -> Status {
         let inner = self.shared.get();
+        // A panic of the thread is in the log; here it must not look like work.
+        let dead = !self.shared.is_stopping()
+            && lock(&self.threads).first().is_some_and(JoinHandle::is_finished);
+        let error = match dead {
+            true => Some("the thread that follows died; see litestream_log".to_owned()),
+            false => inner.error,
+        };
         Status {
             state: inner.state.as_str(),
-            error: inner.error,
+            error,
             upstream: self.config.url.clone(),
             generation: inner.position.map(|pos| pos.generation),
             position: inner.position,
@@ -211,8 +218,8 @@ pub fn read_position(path: &Path) -> Option<Pos> {
     ReplicaDir::of(path).read_position()
 }
 
-/// Makes a replica that nobody follows an ordinary writable database. Returns its position; none if it
-/// is not known.
+/// Makes a replica that nobody follows an ordinary writable database. Returns its position; none if
+/// it is not known.
 pub fn promote_idle(path: &Path, vfs: &str) -> Result<Option<Pos>> {
     let dir = ReplicaDir::of(path);
     if !dir.is_replica() {

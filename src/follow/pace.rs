@@ -4,7 +4,8 @@ use std::time::Duration;
 
 /// Frames in the WAL from which it is checkpointed, and then started over.
 pub const CHECKPOINT_FRAMES: u32 = 1000;
-/// While more is at hand, readers get a new header at most this often: at full speed they would starve.
+/// While more is at hand, readers get a new header at most this often: at full speed they would
+/// starve.
 const GROUP: Duration = Duration::from_millis(1);
 /// While nothing more is at hand, at most this often.
 const SPACING: Duration = Duration::from_micros(200);
@@ -30,8 +31,8 @@ pub fn publish(since: Duration, more: bool) -> Publish {
     }
 }
 
-/// How long applying may stop, to give a WAL of this many frames a gap between its readers in which it
-/// can start over. Readers that overlap for ever make it grow, as they do in SQLite itself.
+/// How long applying may stop, to give a WAL of this many frames a gap between its readers in which
+/// it can start over. Readers that overlap for ever make it grow, as they do in SQLite itself.
 pub fn drain_budget(frames: u32) -> Duration {
     Duration::from_millis(match frames / CHECKPOINT_FRAMES {
         0..4 => 0,
@@ -46,14 +47,15 @@ pub fn next_drain(frames: u32) -> u32 {
     frames.saturating_add(CHECKPOINT_FRAMES.max(frames / 4))
 }
 
-/// What the checkpointer does now. `behind`: frames not in the database; `idle`: since when no frame came.
+/// What the checkpointer does now. `behind`: frames not in the database; `idle`: since when no
+/// frame came.
 pub fn checkpoint_due(behind: u32, idle: Duration) -> bool {
     const IDLE: Duration = Duration::from_secs(2);
     behind >= CHECKPOINT_FRAMES || (behind > 0 && idle >= IDLE)
 }
 
-/// Pauses between tries: doubling, with jitter so that the followers of one upstream do not come all at
-/// once.
+/// Pauses between tries: doubling, with jitter so that the followers of one upstream do not come
+/// all at once.
 #[derive(Debug, Default)]
 pub struct Backoff {
     failures: u32,

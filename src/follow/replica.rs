@@ -1,17 +1,17 @@
 //! The local end: a database file in one of the states a follower finds or makes, and the way pages
 //! take into it.
 //!
-//! | file                                | then                                                       |
-//! |-------------------------------------|------------------------------------------------------------|
-//! | empty                               | the first snapshot is written straight into it (image.rs)  |
-//! | half-written first snapshot of ours | started over, the same way                                 |
-//! | a replica                           | resumed at its exact position; if that is unknown, compared |
-//! | no tables, or `overwrite`           | compared                                                   |
-//! | anything else                       | refused                                                    |
+//! | file                                | then                                             |
+//! |-------------------------------------|--------------------------------------------------|
+//! | empty                               | the first snapshot is written into it (image.rs) |
+//! | half-written first snapshot of ours | started over, the same way                       |
+//! | a replica                           | resumed where it is; compared if that is unknown |
+//! | no tables, or `overwrite`           | compared                                         |
+//! | anything else                       | refused                                          |
 //!
 //! Compared: each page of the upstream's snapshot is held against what readers see now; those that
-//! differ become, with the WAL that makes the snapshot exact, one transaction. Readers go from the old
-//! state to the new.
+//! differ become, with the WAL that makes the snapshot exact, one transaction. Readers go from the
+//! old state to the new.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -233,7 +233,8 @@ impl Replica {
         }
     }
 
-    /// Starts a long WAL over, if it can be done now; while there is more to apply, may wait for that.
+    /// Starts a long WAL over, if it can be done now; while there is more to apply, may wait for
+    /// that.
     pub fn restart_wal(&mut self, may_wait: bool) -> Result<()> {
         let Some(applier) = &mut self.applier else { return Ok(()) };
         let frames = applier.max_frame();

@@ -6,8 +6,8 @@
 //!
 //! A snapshot is shown together with the WAL that makes it exact: up to the position of the first
 //! heartbeat on this connection; with an ancestor, which sends none, until nothing more came for
-//! [`DRY`]. A commit is shown at once when nothing more is at hand, else grouped (pace.rs). Whatever the
-//! peer got wrong ends the session; what is published stays, what is staged goes.
+//! [`DRY`]. A commit is shown at once when nothing more is at hand, else grouped (pace.rs).
+//! Whatever the peer got wrong ends the session; what is published stays, what is staged goes.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -126,8 +126,8 @@ impl<'a> Session<'a> {
         !self.inexact && !self.cursor.is_open() && self.replica.pos() != Some(point.upstream.pos)
     }
 
-    /// Publishes, or takes more into the group first. Returns false if more came and it is to be looked
-    /// at again.
+    /// Publishes, or takes more into the group first. Returns false if more came and it is to be
+    /// looked at again.
     fn grouped(&mut self, whole: bool) -> Result<bool> {
         match publish(self.published.elapsed(), whole) {
             Publish::Within(_) if whole => Ok(true),
@@ -323,12 +323,11 @@ impl<'a> Session<'a> {
             let page = frame.get(frame.len() - self.page_size.bytes()..).unwrap_or_default();
             replica.stage(found.page_no, page)?;
             let full = replica.staged_bytes() >= GROUP_BYTES;
-            if full && !self.inexact && found.is_commit() {
-                if let Some(point) = cursor.point() {
-                    replica.commit(point.page_count, point.upstream)?;
-                    replica.restart_wal(true)?;
-                    shown = Some(point.upstream.pos);
-                }
+            let show = full && !self.inexact && found.is_commit();
+            if let Some(point) = cursor.point().filter(|_| show) {
+                replica.commit(point.page_count, point.upstream)?;
+                replica.restart_wal(true)?;
+                shown = Some(point.upstream.pos);
             }
         }
         end_of_payload(payload.limit())?;

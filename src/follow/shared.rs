@@ -1,10 +1,10 @@
 //! What a follower's threads and its callers know of each other.
 //!
-//! | thing               | changed by                  | read by                                       |
-//! |---------------------|-----------------------------|-----------------------------------------------|
-//! | `Inner`             | thread "follow", under lock | callers, thread "follow-ack", by copy         |
-//! | `stopping`          | whoever stops it, once      | every thread, at each turn and after each wait|
-//! | `links`             | threads that open one       | whoever stops it, to cut them                 |
+//! | thing      | changed by                  | read by                                        |
+//! |------------|-----------------------------|------------------------------------------------|
+//! | `Inner`    | thread "follow", under lock | callers, thread "follow-ack", by copy          |
+//! | `stopping` | whoever stops it, once      | every thread, at each turn and after each wait |
+//! | `links`    | threads that open one       | whoever stops it, to cut them                  |
 //!
 //! No lock here is held while a disk, a socket or SQLite is used.
 
@@ -178,7 +178,8 @@ pub fn covers(applied: Option<Pos>, wanted: Pos) -> bool {
     applied.is_some_and(|applied| compare_pos(applied, wanted).is_ok_and(|order| order.is_ge()))
 }
 
-/// Seconds behind the upstream: none while everything known of it is applied, else since it last was.
+/// Seconds behind the upstream: none while everything known of it is applied, else since it last
+/// was.
 pub fn lag(inner: &Inner, now: Instant) -> f64 {
     let behind = inner.state != State::Streaming
         || inner.upstream_position.is_some_and(|pos| !covers(inner.position, pos));

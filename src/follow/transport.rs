@@ -3,8 +3,8 @@
 //! ureq's own transport blocks until bytes come. A follower must know when there are none: it then
 //! publishes what it has, heals the wal-index, and looks whether it is to stop. So:
 //!
-//! * a wait for input ends with `WouldBlock` after [`Link::set_patience`]; ureq and rustls keep their
-//!   state over that error, and the read may be repeated;
+//! * a wait for input ends with `WouldBlock` after [`Link::set_patience`]; ureq and rustls keep
+//!   their state over that error, and the read may be repeated;
 //! * [`Link::close`] from any thread shuts the socket down, which ends a wait at once.
 
 use std::fmt;
@@ -206,7 +206,8 @@ impl Transport for Wire {
         Ok(amount > 0)
     }
 
-    /// An idle connection is good for another request if nothing has come unasked for, EOF included.
+    /// An idle connection is good for another request if nothing has come unasked for, EOF
+    /// included.
     fn is_open(&mut self) -> bool {
         matches!(wait_readable(&self.socket, Some(Duration::ZERO)), Ok(false))
     }

@@ -1,11 +1,11 @@
 //! Where an upstream is, and the requests a follower makes there.
 //!
-//! | form                                     | means                                              |
-//! |------------------------------------------|----------------------------------------------------|
-//! | `http://host:port`                       | the one database served there                      |
-//! | `http://host:port/stream?path=NAME`      | the database NAME, by path or by unique file name  |
-//! | `https://host/prefix/stream`             | the same behind TLS and a reverse proxy            |
-//! | `unix:/run/app.sock`                     | a server on a Unix socket                          |
+//! | form                                | means                                             |
+//! |-------------------------------------|---------------------------------------------------|
+//! | `http://host:port`                  | the one database served there                     |
+//! | `http://host:port/stream?path=NAME` | the database NAME, by path or by unique file name |
+//! | `https://host/prefix/stream`        | the same behind TLS and a reverse proxy           |
+//! | `unix:/run/app.sock`                | a server on a Unix socket                         |
 //!
 //! Requests: `GET .../stream` with the parameters of [`Resume`], and `POST .../ack`.
 

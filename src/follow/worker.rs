@@ -1,4 +1,5 @@
-//! The follower's threads: "follow" connects, applies and tries again; "follow-ack" reports positions.
+//! The follower's threads: "follow" connects, applies and tries again; "follow-ack" reports
+//! positions.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

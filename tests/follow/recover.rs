@@ -1,0 +1,217 @@
+//! Stops, crashes and other histories: a replica knows where it is, or starts from a comparison.
+
+use super::support::{Folder, catch_up, dump, follow, open, pages};
+use super::upstream::{Manners, Primary, Upstream};
+
+use litestream::error::ErrorKind;
+use litestream::follow::{self, FollowConfig};
+
+const MODERN: Manners = Manners { modern: true, split_frames: 0 };
+const TABLE: &str = "CREATE TABLE t(x); INSERT INTO t VALUES (randomblob(20000))";
+
+fn resumed(manners: Manners) {
+    let folder = Folder::new("resume");
+    let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
+    primary.run("INSERT INTO t VALUES (1)");
+    let upstream = Upstream::serve(primary.history.clone(), manners);
+    let path = folder.file("replica.db");
+    for round in 0..6 {
+        let follower = follow(&path, &upstream.url);
+        catch_up(&follower);
+        assert_eq!(dump(&path), dump(&primary.path));
+        follower.stop().unwrap();
+        assert_eq!(follower.status().state, "stopped");
+        primary.run(&format!("INSERT INTO t VALUES ({round})"));
+        if round == 2 {
+            primary.restart(false);
+            primary.run("INSERT INTO t VALUES ('next')");
+        }
+        upstream.set(primary.history.clone());
+    }
+    assert_eq!(upstream.snapshots_sent(), 1, "{:#?}", upstream.requests());
+}
+
+#[test]
+fn a_stopped_follower_resumes_where_it_was() {
+    resumed(MODERN);
+}
+
+#[test]
+fn a_stopped_follower_of_an_ancestor_resumes_where_it_was() {
+    resumed(Manners::default());
+}
+
+#[test]
+fn a_wal_that_vanished_means_a_comparison() {
+    let folder = Folder::new("vanished");
+    let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
+    primary.run("INSERT INTO t VALUES (1)");
+    let upstream = Upstream::serve(primary.history.clone(), MODERN);
+    let path = folder.file("replica.db");
+    let follower = follow(&path, &upstream.url);
+    catch_up(&follower);
+    follower.stop().unwrap();
+    // Somebody opens and closes it: SQLite checkpoints and removes the WAL.
+    pages(&path);
+    let follower = follow(&path, &upstream.url);
+    assert_eq!(follower.position(), None);
+    catch_up(&follower);
+    assert_eq!(upstream.snapshots_sent(), 2);
+    assert_eq!(dump(&path), dump(&primary.path));
+    follower.stop().unwrap();
+}
+
+#[test]
+fn foreign_writes_are_undone() {
+    let folder = Folder::new("foreign");
+    let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
+    primary.run("INSERT INTO t VALUES (1)");
+    let upstream = Upstream::serve(primary.history.clone(), MODERN);
+    let path = folder.file("replica.db");
+    let follower = follow(&path, &upstream.url);
+    catch_up(&follower);
+    follower.stop().unwrap();
+    let rogue = open(&path);
+    rogue.execute("DELETE FROM t; CREATE TABLE rogue AS SELECT randomblob(99999)").unwrap();
+    let follower = follow(&path, &upstream.url);
+    catch_up(&follower);
+    assert_eq!(dump(&path), dump(&primary.path));
+    follower.stop().unwrap();
+    drop(rogue);
+    assert!(pages(&path) == primary.pages(&folder.file("expected.db")), "the pages differ");
+}
+
+#[test]
+fn another_history_replaces_ours_in_one_step() {
+    for manners in [MODERN, Manners::default()] {
+        let folder = Folder::new("parted");
+        let mut one = Primary::new(&folder.file("one.db"), 4096, TABLE);
+        one.run("INSERT INTO t VALUES (randomblob(200000))");
+        let upstream = Upstream::serve(one.history.clone(), manners);
+        let path = folder.file("replica.db");
+        let follower = follow(&path, &upstream.url);
+        catch_up(&follower);
+        follower.stop().unwrap();
+        // The same generation and index, but what came after the snapshot is not what we have.
+        let mut two = Primary::new(&folder.file("two.db"), 4096, TABLE);
+        two.run("INSERT INTO t VALUES ('two'); INSERT INTO t VALUES (randomblob(300000))");
+        upstream.set(two.history.clone());
+        let follower = follow(&path, &upstream.url);
+        catch_up(&follower);
+        assert_eq!(dump(&path), dump(&two.path));
+        assert_eq!(upstream.snapshots_sent(), 2);
+        follower.stop().unwrap();
+        assert!(pages(&path) == two.pages(&folder.file("expected.db")), "the pages differ");
+    }
+}
+
+#[test]
+fn other_data_is_refused_unless_it_may_be_overwritten() {
+    let folder = Folder::new("overwrite");
+    let primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
+    let upstream = Upstream::serve(primary.history.clone(), MODERN);
+    let path = folder.file("mine.db");
+    {
+        let other = Primary::new(&path, 4096, "CREATE TABLE mine(x)");
+        other.sql.execute("PRAGMA journal_mode = DELETE").unwrap();
+    }
+    let mut config =
+        FollowConfig { path: path.clone(), url: upstream.url.clone(), ..FollowConfig::default() };
+    let refused = follow::start(config.clone()).map(|_| ()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    assert!(!follow::is_replica(&path));
+    config.overwrite = true;
+    let follower = follow::start(config).unwrap();
+    catch_up(&follower);
+    assert_eq!(dump(&path), dump(&primary.path));
+    follower.stop().unwrap();
+}
+
+#[test]
+fn another_page_size_is_a_clear_error() {
+    let folder = Folder::new("pagesize");
+    let primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
+    let upstream = Upstream::serve(primary.history.clone(), MODERN);
+    let path = folder.file("mine.db");
+    drop(Primary::new(&path, 1024, "CREATE TABLE mine(x)"));
+    let config = FollowConfig {
+        path: path.clone(),
+        url: upstream.url.clone(),
+        overwrite: true,
+        ..FollowConfig::default()
+    };
+    let follower = follow::start(config).unwrap();
+    super::support::eventually("an error", || follower.status().error.is_some());
+    let error = follower.status().error.unwrap();
+    assert!(error.contains("1024") && error.contains("delete"), "{error}");
+    follower.stop().unwrap();
+}
+
+#[test]
+fn one_follower_per_file() {
+    let folder = Folder::new("second");
+    let primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
+    let upstream = Upstream::serve(primary.history.clone(), MODERN);
+    let path = folder.file("replica.db");
+    let follower = follow(&path, &upstream.url);
+    catch_up(&follower);
+    let config =
+        FollowConfig { path: path.clone(), url: upstream.url.clone(), ..FollowConfig::default() };
+    let refused = follow::start(config).map(|_| ()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Busy);
+    assert!(refused.to_string().contains("followed"), "{refused}");
+    follower.stop().unwrap();
+}
+
+#[test]
+fn promoted_it_is_an_ordinary_database() {
+    let folder = Folder::new("promote");
+    let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
+    primary.run("INSERT INTO t VALUES (1)");
+    let upstream = Upstream::serve(primary.history.clone(), MODERN);
+    let path = folder.file("replica.db");
+    let follower = follow(&path, &upstream.url);
+    catch_up(&follower);
+    assert_eq!(follower.promote().unwrap(), Some(primary.history.end()));
+    assert!(!follow::is_replica(&path));
+    let local = open(&path);
+    local.execute("INSERT INTO t VALUES ('mine')").unwrap();
+    assert_eq!(local.query_text("PRAGMA integrity_check").unwrap().as_deref(), Some("ok"));
+    drop(local);
+    let again =
+        FollowConfig { path: path.clone(), url: upstream.url.clone(), ..FollowConfig::default() };
+    assert_eq!(follow::start(again).map(|_| ()).unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(follow::promote_idle(&path, "").unwrap_err().kind(), ErrorKind::Usage);
+}
+
+#[test]
+fn positions_are_acknowledged() {
+    let folder = Folder::new("ack");
+    let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
+    let upstream = Upstream::serve(primary.history.clone(), MODERN);
+    let path = folder.file("replica.db");
+    let follower = follow(&path, &upstream.url);
+    catch_up(&follower);
+    primary.run("INSERT INTO t VALUES (1)");
+    upstream.set(primary.history.clone());
+    let end = format!("pos={}", primary.history.end());
+    super::support::eventually("an acknowledgement", || {
+        let requests = upstream.requests();
+        requests.iter().any(|line| line.starts_with("POST /ack?") && line.contains(&end))
+    });
+    follower.stop().unwrap();
+}
+
+#[test]
+fn an_upstream_that_is_not_there_yet() {
+    let folder = Folder::new("later");
+    super::support::host();
+    let path = folder.file("replica.db");
+    let follower = follow(&path, "http://127.0.0.1:1");
+    super::support::eventually("an error", || follower.status().error.is_some());
+    let error = follower.status().error.unwrap();
+    assert!(error.contains("cannot reach the upstream"), "{error}");
+    let began = std::time::Instant::now();
+    follower.stop().unwrap();
+    assert!(began.elapsed().as_secs() < 2);
+}
