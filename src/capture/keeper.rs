@@ -73,7 +73,6 @@ pub(super) fn supervise(
 pub(super) struct LockFile {
     file: File,
     ours: bool,
-    loaded: bool,
 }
 
 impl LockFile {
@@ -81,32 +80,36 @@ impl LockFile {
     pub(super) fn open(shared: &Shared) -> Result<LockFile> {
         shared.layout.create_dir(shared.layout.root())?;
         let file = shared.layout.open_in_place(&shared.layout.lock_file())?;
-        let ours = os::lock_file(&file)?;
-        if !ours {
-            shared.set_state(State::Standby);
-        }
-        Ok(LockFile { file, ours, loaded: false })
+        let mut opened = LockFile { file, ours: false };
+        opened.try_lock(shared)?;
+        Ok(opened)
     }
 
-    /// Waits until this process is the one that captures, then reads what the last one left. False: it
-    /// was stopped first.
+    /// Tries the lock, and once it is ours reads what the last process left. After that the folder is
+    /// ours alone to write.
+    fn try_lock(&mut self, shared: &Shared) -> Result<()> {
+        if !os::lock_file(&self.file)? {
+            shared.set_state(State::Standby);
+            return Ok(());
+        }
+        if let Some(error) = shared.log.load()? {
+            let why = format!("the log cannot be continued: {error}");
+            registry::log(registry::Level::Warn, &shared.config.path, &why);
+        }
+        self.ours = true;
+        Ok(())
+    }
+
+    /// Waits until this process is the one that captures. False: it was stopped first.
     fn stand_by(&mut self, shared: &Shared, woken: &Receiver<()>) -> Result<bool> {
         while !self.ours {
             if shared.stopping() {
                 return Ok(false);
             }
-            shared.set_state(State::Standby);
             shared.pause(woken, STANDBY_POLL);
-            self.ours = os::lock_file(&self.file)?;
+            self.try_lock(shared)?;
         }
         shared.set_state(State::Starting);
-        if !self.loaded {
-            if let Some(error) = shared.log.load()? {
-                let why = format!("the log cannot be continued: {error}");
-                registry::log(registry::Level::Warn, &shared.config.path, &why);
-            }
-            self.loaded = true;
-        }
         Ok(true)
     }
 }
