@@ -114,7 +114,8 @@ impl Scanner {
         Ok(())
     }
 
-    /// The WAL was restarted: its header starts the next index.
+    /// The WAL was restarted: its header starts the next index, and goes into a file at once. Whoever
+    /// begins after a kill -9 can then prove that this WAL followed the one before.
     fn enter_new_wal(&mut self, index: &IndexHeader) -> Result<()> {
         let mut bytes = [0u8; WAL_HEADER_SIZE];
         self.read_exact_at(&mut bytes, 0)?;
@@ -127,9 +128,13 @@ impl Scanner {
             self.tip.pos =
                 Pos { index: self.tip.pos.index.next(), offset: Offset::default(), ..self.tip.pos };
         }
-        self.tip.chain = Some(Chain::start(&header));
+        let chain = Chain::start(&header);
+        let segment = Segment::new(self.tip.pos, bytes.to_vec(), true, SystemTime::now());
+        let end = segment.end();
+        self.log.append(segment, chain)?;
+        self.tip = Tip { pos: end, chain: Some(chain) };
         self.frame = 0;
-        Ok(())
+        self.log.flush(Pack::Stored, false)
     }
 
     /// Reads, proves and appends at most one segment: whole transactions if one ends inside it. Says how
@@ -139,13 +144,12 @@ impl Scanner {
         let frame_size = self.page_size.frame_size();
         let room = u32::try_from(SEGMENT_BYTES_MAX / frame_size).unwrap_or(u32::MAX);
         let wanted = (header.max_frame - self.frame).min(room);
-        let lead = if self.frame == 0 { WAL_HEADER_SIZE } else { 0 };
-        let len = lead + frame_size * usize::try_from(wanted).unwrap_or(0);
+        let len = frame_size * usize::try_from(wanted).unwrap_or(0);
 
         let mut raw = vec![0; len];
         self.read_exact_at(&mut raw, self.tip.pos.offset.get())?;
 
-        let scan = wal::scan(chain, raw.get(lead..).unwrap_or_default());
+        let scan = wal::scan(chain, &raw);
         if scan.frames != wanted {
             let why = format!("frame {} does not continue the WAL", self.frame + scan.frames + 1);
             return Err(Error::new(ErrorKind::ChecksumMismatch, why));
@@ -155,7 +159,7 @@ impl Scanner {
             0 => (scan.frames, scan.end, false),
             committed => (committed, scan.committed, true),
         };
-        raw.truncate(lead + frame_size * usize::try_from(taken).unwrap_or(0));
+        raw.truncate(frame_size * usize::try_from(taken).unwrap_or(0));
         let segment = Segment::new(self.tip.pos, raw, commit, SystemTime::now());
         let end = segment.end();
         self.log.append(segment, chain)?;
