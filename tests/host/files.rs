@@ -141,6 +141,7 @@ const MAY_OPEN_FILES: &[(&str, &str)] = &[
     ("capture/", "the WAL, which carries no locks"),
     ("follow/", "the WAL, and the position file in DB-litestream/"),
     ("serve/", "certificates and keys"),
+    ("databases/address.rs", "the address file in DB-litestream/"),
     ("archive/", "an archive's own files"),
 ];
 

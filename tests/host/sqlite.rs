@@ -126,10 +126,10 @@ pub fn text(output: &Output) -> String {
     format!("{out}{err}").trim().to_owned()
 }
 
-/// The built extension, beside the folder of the test program.
+/// The built extension, beside the test program: cargo puts it there for every test run.
 pub fn library() -> PathBuf {
     let program = std::env::current_exe().unwrap();
-    let folder = program.ancestors().nth(2).unwrap();
+    let folder = program.parent().unwrap();
     let library = folder.join("liblitestream.so");
     assert!(library.exists(), "{} is not built", library.display());
     library

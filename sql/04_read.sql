@@ -1,0 +1,7 @@
+-- shell: replica
+-- A replica reads like any database, and refuses writes. Seconds behind its upstream: litestream_lag().
+
+SELECT * FROM visits;
+INSERT INTO visits(page) VALUES ('mine');
+SELECT litestream_lag() < 60 AS fresh;
+SELECT litestream_wait(litestream_pos()) AS there;
