@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 
 use super::head::{BODY_BYTES_MAX, HEAD_BYTES_MAX, Head, read_head};
-use super::hub::{Hub, Ticket};
+use super::hub::{Hub, Outcome, Ticket};
 use super::limits::Limits;
 use super::reply::Reply;
 use super::routes::StreamRequest;
@@ -197,7 +197,7 @@ impl Conn {
             Some(link) => link,
             None => {
                 let (peer, minor, close) = (self.peer, asking.minor, asking.close);
-                match hub.connect(self.id, Ticket { peer, minor, close, granted: None }) {
+                match hub.connect(self.id, Ticket { peer, minor, close, outcome: None }) {
                     Ok(link) => link,
                     // Busy, or being made anew: again soon, until the deadline.
                     Err(_) => return Next::Stay,
@@ -212,12 +212,17 @@ impl Conn {
         let out = std::mem::take(&mut asking.answer);
         let (minor, close, head_only) = (asking.minor, asking.close, asking.head_only);
         match hub.collect(self.id) {
-            Some(stream) => Next::Stream(stream),
-            None if out.is_empty() => {
+            Some(Outcome::Granted(stream)) => Next::Stream(stream),
+            Some(Outcome::Answered) if !out.is_empty() => self.answer(out, close, hub, limits, now),
+            Some(Outcome::Answered) => {
                 let out = Reply::text(503, "Try again").encode(minor, head_only, true);
                 self.answer(out, true, hub, limits, now)
             }
-            None => self.answer(out, close, hub, limits, now),
+            // Lost with the inner server, and nobody has looked at it: once more.
+            None => {
+                asking.sent = 0;
+                Next::Stay
+            }
         }
     }
 

@@ -12,7 +12,7 @@ pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
 pub(crate) const BODY_BYTES_MAX: usize = 64 << 10;
 /// The most header lines.
 const HEADERS_MAX: usize = 64;
-/// Heads up to this many bytes are looked at before they are whole, to turn garbage away at once.
+/// So many bytes are looked at before the head is whole, to turn garbage away at once.
 const EAGER_BYTES: usize = 512;
 
 /// Header by which the front tells the router which of its connections a request came from.
@@ -62,12 +62,10 @@ impl Head {
 /// is the answer to give before closing.
 pub(crate) fn read_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Reply> {
     let whole = find_end(bytes).is_some();
-    if !whole && bytes.len() > EAGER_BYTES {
-        return if bytes.len() < HEAD_BYTES_MAX { Ok(None) } else { Err(too_large()) };
-    }
+    let seen = if whole { bytes } else { bytes.get(..EAGER_BYTES).unwrap_or(bytes) };
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
-    let len = match request.parse(bytes) {
+    let len = match request.parse(seen) {
         Ok(httparse::Status::Complete(len)) => len,
         Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {

@@ -45,8 +45,17 @@ pub(crate) struct Ticket {
     pub(crate) minor: u8,
     /// Its connection closes after the answer.
     pub(crate) close: bool,
-    /// The stream it was granted; what the router wrote then does not matter.
-    pub(crate) granted: Option<StreamRequest>,
+    /// What the router has made of it; not set if its request was lost with the inner server.
+    pub(crate) outcome: Option<Outcome>,
+}
+
+/// What the router did with a request.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// It wrote an answer.
+    Answered,
+    /// It granted a stream; what it wrote does not matter.
+    Granted(StreamRequest),
 }
 
 /// Where the front and the router meet.
@@ -85,9 +94,9 @@ impl Hub {
         }
     }
 
-    /// Ends a request: the stream it was granted, if any.
-    pub(crate) fn collect(&self, connection: u64) -> Option<StreamRequest> {
-        lock(&self.tickets).remove(&connection).and_then(|ticket| ticket.granted)
+    /// Ends a request: what came of it.
+    pub(crate) fn collect(&self, connection: u64) -> Option<Outcome> {
+        lock(&self.tickets).remove(&connection).and_then(|ticket| ticket.outcome)
     }
 
     /// The inner server did not answer in time: has it replaced.
@@ -168,15 +177,13 @@ impl Hub {
             authorization: header("Authorization"),
             host: header("Host"),
         };
-        let reply = match routes::answer(shared, &asked) {
-            Answer::Reply(reply) => reply,
-            Answer::Stream(stream) => {
-                if let Some(ticket) = lock(&self.tickets).get_mut(&connection) {
-                    ticket.granted = Some(stream);
-                }
-                Reply::empty(200)
-            }
+        let (reply, outcome) = match routes::answer(shared, &asked) {
+            Answer::Reply(reply) => (reply, Outcome::Answered),
+            Answer::Stream(stream) => (Reply::empty(200), Outcome::Granted(stream)),
         };
+        if let Some(ticket) = lock(&self.tickets).get_mut(&connection) {
+            ticket.outcome = Some(outcome);
+        }
         let bytes = reply.encode(minor, method == "HEAD", close);
         let mut writer = request.into_writer();
         // The front has given up on it, or it has not and finds an answer cut short.

@@ -304,3 +304,6 @@ impl Drop for Attachment {
         self.server.shared.sessions.end(&self.served, STOP);
     }
 }
+
+#[cfg(test)]
+mod tests;

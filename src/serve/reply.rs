@@ -38,12 +38,6 @@ impl Reply {
         self
     }
 
-    /// The body as text, for tests.
-    #[cfg(test)]
-    pub(crate) fn body(&self) -> &str {
-        std::str::from_utf8(&self.body).unwrap_or_default()
-    }
-
     /// The bytes to send to a client that speaks HTTP/1.`minor`; without the body if it asked for the head
     /// only, and saying whether the connection `close`s.
     pub(crate) fn encode(&self, minor: u8, head_only: bool, close: bool) -> Vec<u8> {

@@ -134,13 +134,11 @@ impl Served {
         true
     }
 
-    pub(crate) fn join(&self, follower: &Arc<Follower>) {
+    /// Lists a follower until what is returned is dropped.
+    pub(crate) fn join(self: &Arc<Self>, follower: &Arc<Follower>) -> Membership {
         self.followers_total.fetch_add(1, Ordering::Relaxed);
         lock(&self.followers).push(Arc::clone(follower));
-    }
-
-    pub(crate) fn leave(&self, follower: &Arc<Follower>) {
-        lock(&self.followers).retain(|other| !Arc::ptr_eq(other, follower));
+        Membership { served: Arc::clone(self), follower: Arc::clone(follower) }
     }
 
     pub(crate) fn count_bytes(&self, follower: &Follower, bytes: u64) {
@@ -180,6 +178,18 @@ impl Served {
             metric.labels.insert(0, ("db", path.clone().into_owned()));
         }
         metrics
+    }
+}
+
+/// A follower's place in the list.
+pub(crate) struct Membership {
+    served: Arc<Served>,
+    follower: Arc<Follower>,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        lock(&self.served.followers).retain(|other| !Arc::ptr_eq(other, &self.follower));
     }
 }
 

@@ -65,11 +65,12 @@ impl Session {
                 Ok(opened) => opened,
                 Err(error) => return self.turn_away(error),
             };
-        let mut sink = Sink::new(&self.socket, request.chunked);
-        sink.head(&self.head(page_size.get())).context(|| "cannot begin to send".into())?;
         let follower = Follower::new(request.follower.clone(), self.peer.to_string());
         follower.sent(subscription.position());
-        request.served.join(&follower);
+        // Before the head: who has seen that may acknowledge.
+        let _membership = request.served.join(&follower);
+        let mut sink = Sink::new(&self.socket, request.chunked);
+        sink.head(&self.head(page_size.get())).context(|| "cannot begin to send".into())?;
         let mut stream = Stream {
             served: &request.served,
             follower: &follower,
@@ -81,7 +82,6 @@ impl Session {
             stall: self.stall,
         };
         let outcome = stream.run(&self.socket, &self.stopping);
-        request.served.leave(&follower);
         self.socket.shutdown(std::net::Shutdown::Both);
         outcome
     }

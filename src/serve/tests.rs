@@ -1,0 +1,224 @@
+//! The server with limits small enough to be met, and with its inside taken away.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use super::*;
+use crate::log::layout::Layout;
+use crate::log::{Log, Segment};
+use crate::pos::{Generation, Pos};
+use crate::wal::{ByteOrder, Chain, PageSize, WalHeader};
+
+/// A server of one database, gone afterwards.
+struct Running {
+    folder: PathBuf,
+    server: Arc<Server>,
+    served: Arc<Served>,
+}
+
+impl Running {
+    /// With a snapshot of `bytes` bytes.
+    fn new(name: &str, limits: Limits, bytes: usize) -> Self {
+        let folder = format!("litestream-front-{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("app.db");
+        std::fs::write(&path, b"stands in for a database").unwrap();
+        let log = Arc::new(Log::new(Layout::beside(&path).unwrap()));
+        log.load().unwrap();
+        log.begin_generation(Generation::from_bits(7), PageSize::MAX);
+        let now = SystemTime::now();
+        let mut writer = log.snapshot_writer(Pos::default().index, bytes as u64, now).unwrap();
+        writer.write(&vec![0; bytes]).unwrap();
+        log.add_snapshot(writer).unwrap();
+        log.adopt().unwrap();
+        let served = Served::new(path, log, Box::new(()));
+        let shared = Shared::new(None, false, limits);
+        shared.add(&served).unwrap();
+        let bound = Address::parse("127.0.0.1:0").unwrap().bind(true).unwrap();
+        let server = Arc::new(Server::start("test", bound, shared).unwrap());
+        Running { folder, server, served }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.server.addresses[0]).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+    }
+
+    /// All that is answered to these bytes, to the end of the connection.
+    fn ask(&self, request: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        read_all(&mut stream)
+    }
+
+    fn is_well(&self) -> bool {
+        self.ask("GET /healthz HTTP/1.0\r\n\r\n").ends_with("\r\n\r\nok\n")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.server.shared.remove(&self.served);
+        self.server.stop();
+        self.server.shared.sessions.end(&self.served, STOP);
+        std::fs::remove_dir_all(&self.folder).unwrap();
+    }
+}
+
+fn read_all(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn quick() -> Limits {
+    let short = Duration::from_millis(300);
+    Limits { connections: 8, head: short, idle: short, stall: short, ..Limits::default() }
+}
+
+#[test]
+fn half_a_request_is_given_up() {
+    let running = Running::new("half", quick(), 512);
+    let start = Instant::now();
+    let answer = running.ask("GET /healthz HTTP/1.1\r\nHost");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(running.ask(""), "");
+    let mut idle = running.connect();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+    assert!(read_all(&mut idle).ends_with("\r\n\r\nok\n"));
+    // Bytes that trickle in do not prolong it.
+    let mut slow = running.connect();
+    slow.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    let trickle = Instant::now();
+    while slow.write_all(b"A: b\r\n").is_ok() && trickle.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(trickle.elapsed() < Duration::from_secs(4));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[test]
+fn silent_connections_make_room_and_streams_do_not() {
+    let limits = Limits { connections: 4, stall: Duration::from_secs(15), ..Limits::default() };
+    let running = Running::new("room", limits, 512);
+    let mut silent: Vec<TcpStream> = (0..4).map(|_| running.connect()).collect();
+    assert!(running.is_well());
+    assert_eq!(read_all(&mut silent[0]), "", "the oldest made room");
+    drop(silent);
+    let streams: Vec<TcpStream> = (0..4)
+        .map(|_| {
+            let mut stream = running.connect();
+            stream.write_all(b"GET /stream HTTP/1.1\r\n\r\n").unwrap();
+            stream.read_exact(&mut [0; 17]).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(running.server.shared.streams(), 4);
+    let answer = read_all(&mut running.connect());
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    drop(streams);
+    until("streams end", || running.server.shared.streams() == 0);
+    assert!(running.is_well());
+}
+
+#[test]
+fn a_follower_that_reads_nothing_is_dropped() {
+    let running = Running::new("stall", quick(), 64 << 20);
+    let mut stuck = running.connect();
+    stuck.write_all(b"GET /stream HTTP/1.1\r\n\r\n").unwrap();
+    stuck.read_exact(&mut [0; 17]).unwrap();
+    assert_eq!(running.served.followers().len(), 1);
+    until("it is dropped", || running.served.followers().is_empty());
+    // One that reads slowly, but reads, is not.
+    let mut slow = running.connect();
+    slow.write_all(b"GET /stream HTTP/1.1\r\n\r\n").unwrap();
+    let mut part = vec![0; 4 << 20];
+    for _ in 0..12 {
+        slow.read_exact(&mut part).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(running.served.followers().len(), 1);
+}
+
+#[test]
+fn a_stop_ends_a_stream_that_is_being_written() {
+    let limits = Limits::default();
+    let running = Running::new("stop", limits, 64 << 20);
+    let mut stuck = running.connect();
+    stuck.write_all(b"GET /stream HTTP/1.1\r\n\r\n").unwrap();
+    stuck.read_exact(&mut [0; 17]).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    let start = Instant::now();
+    running.server.shared.sessions.end(&running.served, STOP);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(running.server.shared.streams(), 0);
+}
+
+#[test]
+fn the_inner_server_is_replaced_when_it_dies() {
+    let running = Running::new("inner", Limits::default(), 512);
+    assert!(running.is_well());
+    for _ in 0..20 {
+        running.server.shared.hub.distrust();
+        assert!(running.is_well());
+    }
+    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count);
+    assert!(threads.is_err() || threads.unwrap() < 200, "its threads end");
+}
+
+#[test]
+fn a_stop_takes_no_time_and_leaves_nothing() {
+    let running = Running::new("nothing", Limits::default(), 512);
+    let address = running.server.addresses[0];
+    let mut open = running.connect();
+    assert!(running.is_well());
+    let start = Instant::now();
+    drop(running);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(read_all(&mut open), "");
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn commits_reach_a_stream_within_milliseconds() {
+    let running = Running::new("latency", Limits::default(), 512);
+    let mut stream = running.connect();
+    stream.write_all(b"GET /stream HTTP/1.0\r\n\r\n").unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    stream.read_exact(&mut [0; 40 + 512]).unwrap();
+    let header = WalHeader::new(ByteOrder::Little, PageSize::MAX, 0, [1, 2]);
+    let mut chain = Chain::start(&header);
+    let mut pos = Pos { generation: Generation::from_bits(7), ..Pos::default() };
+    let mut worst = Duration::ZERO;
+    for round in 0..20 {
+        let mut raw = if round == 0 { header.encode().to_vec() } else { Vec::new() };
+        chain.append(1, 1, &vec![round; PageSize::MAX.bytes()], &mut raw);
+        let segment = Segment::new(pos, raw, true, SystemTime::now());
+        pos = segment.end();
+        let expected =
+            40 + crate::lz4::stored_frame_overhead(segment.raw.len()) + segment.raw.len();
+        let start = Instant::now();
+        running.served.log().append(segment, chain).unwrap();
+        stream.read_exact(&mut vec![0; expected]).unwrap();
+        worst = worst.max(start.elapsed());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(worst < Duration::from_millis(150), "{worst:?}");
+}

@@ -1,0 +1,9 @@
+//! The server against real sockets: what it sends is decoded by a decoder of the tests' own, and strangers
+//! misbehave.
+
+mod access;
+mod answers;
+mod client;
+mod fixture;
+mod strangers;
+mod streams;
