@@ -45,8 +45,8 @@ pub(super) fn begin(shared: &Shared) -> Result<Begun> {
     sql.execute("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL")?;
     sql.busy_timeout(0)?;
     let door = Door::open(path, &shared.config.vfs)?;
-    let mut pin = Pin::new(&door)?;
-    lock_down(shared, &mut pin, &sql)?;
+    let pin = Pin::new(&door)?;
+    lock_down(shared, &pin, &sql)?;
     let (tip, frame, fresh) = match shared.log.tip().filter(|_| !shared.log.snapshots().is_empty())
     {
         Some(tip) => match prove(&door, &pin, tip)? {
@@ -71,7 +71,7 @@ fn become_wal(sql: &Connection) -> Result<()> {
 }
 
 /// A slot first, so that nothing restarts while we wait for WAL_CKPT_LOCK.
-fn lock_down(shared: &Shared, pin: &mut Pin, sql: &Connection) -> Result<()> {
+fn lock_down(shared: &Shared, pin: &Pin, sql: &Connection) -> Result<()> {
     let deadline = Instant::now() + START_BUDGET;
     loop {
         let ready = pin.take_slot()? && pin.take_checkpoint(Duration::from_millis(20))?;
@@ -139,7 +139,7 @@ fn begin_generation(shared: &Shared, door: &Arc<Door>, why: &str) -> (Tip, u32, 
 /// Copies the database into the log while no checkpoint can change it. Writers go on.
 ///
 /// The caller holds WAL_CKPT_LOCK and has just captured up to the published end.
-pub(super) fn snapshot(shared: &Shared, door: &Door, at: Pos) -> Result<Pos> {
+pub(super) fn snapshot(shared: &Shared, pin: &Pin, door: &Door, at: Pos) -> Result<Pos> {
     let before = shared.status_before_snapshot();
     let created_at = SystemTime::now();
     let size = door.db_size()?;
@@ -155,6 +155,7 @@ pub(super) fn snapshot(shared: &Shared, door: &Door, at: Pos) -> Result<Pos> {
         if shared.stopping() {
             return Err(Error::new(ErrorKind::Stopped, "stopped during a snapshot"));
         }
+        pin.keep_alive()?;
         let wanted = usize::try_from(size - offset).unwrap_or(COPY_BYTES).min(COPY_BYTES);
         let Some(part) = buffer.get_mut(..wanted) else { break };
         let read = door.read_db(part, offset)?;

@@ -35,7 +35,7 @@ const GATE_PAUSE_FACTOR: u32 = 9;
 
 /// The checkpointing half of a session.
 pub(super) struct Cycle<'s> {
-    pub(super) pin: Pin,
+    pub(super) pin: &'s Pin,
     pub(super) sql: Connection,
     pub(super) scanner: &'s Mutex<Scanner>,
     pub(super) log: &'s Log,
@@ -46,7 +46,7 @@ pub(super) struct Cycle<'s> {
 impl<'s> Cycle<'s> {
     /// Takes over the locks of a session that has begun.
     pub(super) fn new(
-        pin: Pin,
+        pin: &'s Pin,
         sql: Connection,
         scanner: &'s Mutex<Scanner>,
         log: &'s Log,
@@ -142,8 +142,8 @@ impl<'s> Cycle<'s> {
         }
         let closed = Instant::now();
         let done = self.behind_the_gate();
-        self.pin.open_gate();
-        let held = closed.elapsed();
+        // None: the watchdog opened it before the checkpoint behind it was done.
+        let held = self.pin.open_gate().unwrap_or_else(|| closed.elapsed());
         self.count_gate(held);
         self.gate_again = Instant::now() + held * GATE_PAUSE_FACTOR;
         done

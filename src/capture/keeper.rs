@@ -134,11 +134,13 @@ fn run_session(
     begun.scanner.catch_up_now(&shared.counters)?;
     let session = Arc::new(Session {
         scanner: std::sync::Mutex::new(begun.scanner),
+        pin: begun.pin,
         over: AtomicBool::new(false),
         torn: AtomicBool::new(false),
         failed: std::sync::Mutex::new(None),
     });
-    let cycle = Cycle::new(begun.pin, begun.sql, &session.scanner, &shared.log, &shared.counters);
+    let cycle =
+        Cycle::new(&session.pin, begun.sql, &session.scanner, &shared.log, &shared.counters);
     let mut keeper = Keeper {
         shared,
         session: &session,
@@ -152,6 +154,8 @@ fn run_session(
         let wal = begun.door.wal_path().to_owned();
         registry::spawn_worker("litestream-cap", move || {
             if let Err(error) = Notice::new(&shared, &session, &wal).run() {
+                // Nobody may read on from a WAL that is not held any more.
+                *lock(&shared.session) = None;
                 *lock(&session.failed) = Some(error);
                 shared.wake_keeper();
             }
@@ -194,6 +198,7 @@ impl Keeper<'_> {
         let mut frames = 0;
         let mut grown_at = Instant::now();
         while !self.shared.stopping() {
+            self.session.pin.keep_alive()?;
             if let Some(error) = lock(&self.session.failed).take() {
                 return Err(error);
             }
@@ -287,7 +292,7 @@ impl Keeper<'_> {
             scanner.catch_up_now(&self.shared.counters)?;
             scanner.tip().pos
         };
-        let pos = begin::snapshot(self.shared, self.door, at)?;
+        let pos = begin::snapshot(self.shared, &self.session.pin, self.door, at)?;
         self.shared.log.flush(policy::pack(self.shared.log.unflushed_bytes()), false)?;
         let size = self.door.db_size()?;
         let bound = policy::log_bytes_max(size, self.shared.config.log_bytes_min);

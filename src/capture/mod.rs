@@ -9,7 +9,7 @@
 //! | thread  | does                                                               | holds            |
 //! |---------|--------------------------------------------------------------------|------------------|
 //! | notice  | sleeps until the WAL grows, captures it into the log               | `Session::scanner` while it reads |
-//! | keeper  | writes segment files, checkpoints, snapshots, trims; supervises    | the locks of [`pin`] |
+//! | keeper  | writes segment files, checkpoints, snapshots, trims; supervises    | the locks of `pin` |
 //! | callers | `position`, `sync`: capture up to now themselves                   | `Session::scanner` while they read |
 //!
 //! The only stores to shared memory are `aReadMark[i] = READMARK_NOT_USED` under that slot's exclusive
@@ -125,6 +125,7 @@ struct Status {
 /// What one session's threads share.
 struct Session {
     scanner: Mutex<Scanner>,
+    pin: pin::Pin,
     /// The session ends: the notice thread goes.
     over: AtomicBool,
     /// The wal-index header stays torn: the keeper recovers it.

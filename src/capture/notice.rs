@@ -52,6 +52,7 @@ impl<'s> Notice<'s> {
         let mut burst_until = None;
         while !self.session.over.load(Ordering::Acquire) {
             let now = Instant::now();
+            self.session.pin.watch(now)?;
             match self.look()? {
                 Progress::Captured(_) => {
                     torn_since = None;

@@ -7,33 +7,53 @@
 //! | READ 1..3, exclusive  | at the gate only                       | no transaction can begin             |
 //!
 //! The slot's mark is READMARK_NOT_USED, so no reader joins it and no checkpoint stops at it.
+//!
+//! The keeper takes the locks; the notice thread may take them away ([`Pin::watch`]) when the keeper is
+//! stuck on a disk: the gate after [`GATE_MAX`], everything after [`STUCK_MAX`]. `Pin::locks` is held only
+//! for a lock call, never over SQLite or a disk.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::view::View;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result, lock};
 use crate::host::file::Door;
 use crate::host::shm::{Mode, ShmLock};
 use crate::walindex;
 
 /// The read slot that leaves 1..3 free for the gate.
 pub(super) const GATE_SLOT: u8 = 4;
+/// The longest the gate may stay closed, whatever the checkpoint behind it does.
+const GATE_MAX: Duration = Duration::from_millis(20);
+/// A keeper without a sign of life for this long is stuck: the user's database comes first.
+const STUCK_MAX: Duration = Duration::from_secs(60);
 
 /// The locks of one session.
 pub(super) struct Pin {
     door: Arc<Door>,
     view: View,
+    locks: Mutex<Locks>,
+}
+
+struct Locks {
     checkpoint: Option<ShmLock>,
     slot: Option<(u8, ShmLock)>,
-    gate: Option<ShmLock>,
+    gate: Option<(Instant, ShmLock)>,
+    alive: Instant,
+    abandoned: bool,
 }
 
 impl Pin {
     /// Nothing held yet.
     pub(super) fn new(door: &Arc<Door>) -> Result<Pin> {
-        let view = View::open(door)?;
-        Ok(Pin { door: Arc::clone(door), view, checkpoint: None, slot: None, gate: None })
+        let locks = Locks {
+            checkpoint: None,
+            slot: None,
+            gate: None,
+            alive: Instant::now(),
+            abandoned: false,
+        };
+        Ok(Pin { door: Arc::clone(door), view: View::open(door)?, locks: Mutex::new(locks) })
     }
 
     /// The wal-index.
@@ -41,34 +61,54 @@ impl Pin {
         &self.view
     }
 
-    /// Takes WAL_CKPT_LOCK, trying for `budget` (zero: once).
-    pub(super) fn take_checkpoint(&mut self, budget: Duration) -> Result<bool> {
-        let deadline = Instant::now() + budget;
-        while self.checkpoint.is_none() {
-            self.checkpoint = self.door.try_lock(walindex::LOCK_CKPT, 1, Mode::Exclusive)?;
-            if self.checkpoint.is_none() {
-                if Instant::now() >= deadline {
-                    return Ok(false);
-                }
-                std::thread::sleep(Duration::from_micros(50));
-            }
+    /// The keeper's sign of life. An error if its locks were taken away.
+    pub(super) fn keep_alive(&self) -> Result<()> {
+        self.held().map(|_| ())
+    }
+
+    /// The locks, unless they were taken away.
+    fn held(&self) -> Result<MutexGuard<'_, Locks>> {
+        let mut locks = lock(&self.locks);
+        if locks.abandoned {
+            return Err(stuck());
         }
-        Ok(true)
+        locks.alive = Instant::now();
+        Ok(locks)
+    }
+
+    /// Takes WAL_CKPT_LOCK, trying for `budget` (zero: once).
+    pub(super) fn take_checkpoint(&self, budget: Duration) -> Result<bool> {
+        let deadline = Instant::now() + budget;
+        loop {
+            let mut locks = self.held()?;
+            if locks.checkpoint.is_none() {
+                locks.checkpoint = self.door.try_lock(walindex::LOCK_CKPT, 1, Mode::Exclusive)?;
+            }
+            if locks.checkpoint.is_some() {
+                return Ok(true);
+            }
+            drop(locks);
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
     }
 
     /// Lets others checkpoint. Only with a slot held.
-    pub(super) fn release_checkpoint(&mut self) {
-        self.checkpoint = None;
+    pub(super) fn release_checkpoint(&self) {
+        lock(&self.locks).checkpoint = None;
     }
 
     /// The slot held.
     pub(super) fn slot(&self) -> Option<u8> {
-        self.slot.as_ref().map(|(slot, _)| *slot)
+        lock(&self.locks).slot.as_ref().map(|(slot, _)| *slot)
     }
 
     /// Takes a read slot, from the last down, with its mark unused; false if readers have them all.
-    pub(super) fn take_slot(&mut self) -> Result<bool> {
-        if self.slot.is_some() {
+    pub(super) fn take_slot(&self) -> Result<bool> {
+        let mut locks = self.held()?;
+        if locks.slot.is_some() {
             return Ok(true);
         }
         for slot in (1..=GATE_SLOT).rev() {
@@ -79,7 +119,7 @@ impl Pin {
             // Between the two locks a reader may have taken the slot and given it a mark.
             let Some(shared) = self.door.try_lock(byte, 1, Mode::Shared)? else { continue };
             if self.view.mark(slot) == walindex::READMARK_NOT_USED {
-                self.slot = Some((slot, shared));
+                locks.slot = Some((slot, shared));
                 return Ok(true);
             }
         }
@@ -87,21 +127,23 @@ impl Pin {
     }
 
     /// Lets the WAL restart. Only when all that is checkpointed is in the log's files.
-    pub(super) fn release_slot(&mut self) {
-        self.slot = None;
+    pub(super) fn release_slot(&self) {
+        lock(&self.locks).slot = None;
     }
 
-    /// Keeps every transaction from beginning: spins for at most `budget` until nobody is in one.
+    /// Keeps every transaction from beginning: tries for at most `budget` until nobody is in one.
     /// Transactions that want to begin meanwhile back off by themselves; they never see SQLITE_BUSY.
-    pub(super) fn close_gate(&mut self, budget: Duration) -> Result<bool> {
+    pub(super) fn close_gate(&self, budget: Duration) -> Result<bool> {
         let deadline = Instant::now() + budget;
         let first = walindex::lock_read(1);
         loop {
-            self.gate = self.door.try_lock(first, GATE_SLOT - 1, Mode::Exclusive)?;
-            if self.gate.is_some() {
+            let mut locks = self.held()?;
+            if let Some(closed) = self.door.try_lock(first, GATE_SLOT - 1, Mode::Exclusive)? {
                 (1..GATE_SLOT).for_each(|slot| self.view.clear_mark(slot));
+                locks.gate = Some((Instant::now(), closed));
                 return Ok(true);
             }
+            drop(locks);
             if Instant::now() >= deadline {
                 return Ok(false);
             }
@@ -109,15 +151,39 @@ impl Pin {
         }
     }
 
-    /// Lets transactions begin again.
-    pub(super) fn open_gate(&mut self) {
-        self.gate = None;
+    /// Lets transactions begin again; how long they could not.
+    pub(super) fn open_gate(&self) -> Option<Duration> {
+        lock(&self.locks).gate.take().map(|(closed, _)| closed.elapsed())
     }
 
     /// Gives up everything; the WAL is SQLite's own again.
-    pub(super) fn release_all(&mut self) {
-        self.gate = None;
-        self.checkpoint = None;
-        self.slot = None;
+    pub(super) fn release_all(&self) {
+        let mut locks = lock(&self.locks);
+        locks.gate = None;
+        locks.checkpoint = None;
+        locks.slot = None;
     }
+
+    /// Called now and then by a thread that is never stuck on a disk. Opening the gate early is always
+    /// safe: the slot still keeps the WAL from restarting. Letting everything go ends the session, and a
+    /// WAL that restarts meanwhile begins a new generation: an error here, and nobody reads on.
+    pub(super) fn watch(&self, now: Instant) -> Result<()> {
+        let mut locks = lock(&self.locks);
+        let held = locks.gate.as_ref().map(|(closed, _)| now.saturating_duration_since(*closed));
+        if held.is_some_and(|held| held > GATE_MAX) {
+            locks.gate = None;
+        }
+        if now.saturating_duration_since(locks.alive) > STUCK_MAX && !locks.abandoned {
+            locks.abandoned = true;
+            locks.gate = None;
+            locks.checkpoint = None;
+            locks.slot = None;
+        }
+        if locks.abandoned { Err(stuck()) } else { Ok(()) }
+    }
+}
+
+fn stuck() -> Error {
+    let why = format!("checkpointing was stuck for {} s; the WAL was let go", STUCK_MAX.as_secs());
+    Error::new(ErrorKind::Timeout, why)
 }
