@@ -31,6 +31,27 @@ pub fn publish(since: Duration, more: bool) -> Publish {
     }
 }
 
+/// When the WAL might start over, which costs the one who applies some syncs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Nothing has come for a while.
+    Quiet,
+    /// A commit was just shown, and the next may come any time: it would wait for the syncs.
+    Streaming,
+    /// There is more to apply anyway.
+    Behind,
+}
+
+impl Moment {
+    /// The frames a WAL must have to be worth it.
+    pub fn restart_frames(self) -> u32 {
+        match self {
+            Self::Quiet | Self::Behind => CHECKPOINT_FRAMES,
+            Self::Streaming => 4 * CHECKPOINT_FRAMES,
+        }
+    }
+}
+
 /// How long applying may stop, to give a WAL of this many frames a gap between its readers in which
 /// it can start over. Readers that overlap for ever make it grow, as they do in SQLite itself.
 pub fn drain_budget(frames: u32) -> Duration {

@@ -22,7 +22,7 @@ use super::dir::ReplicaDir;
 use super::image::{self, Image, Look};
 use super::intents::UpstreamPos;
 use super::keeper::Keeper;
-use super::pace::{CHECKPOINT_FRAMES, drain_budget, next_drain};
+use super::pace::{CHECKPOINT_FRAMES, Moment, drain_budget, next_drain};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::conn::Connection;
 use crate::pos::Pos;
@@ -233,15 +233,15 @@ impl Replica {
         }
     }
 
-    /// Starts a long WAL over, if it can be done now; while there is more to apply, may wait for
-    /// that.
-    pub fn restart_wal(&mut self, may_wait: bool) -> Result<()> {
+    /// Starts a long WAL over, if this is the moment for it.
+    pub fn restart_wal(&mut self, moment: Moment) -> Result<()> {
         let Some(applier) = &mut self.applier else { return Ok(()) };
         let frames = applier.max_frame();
-        if frames < CHECKPOINT_FRAMES || (applier.is_checkpointed() && applier.try_restart()?) {
-            return Ok(());
-        }
-        if !may_wait || frames < self.drain_at {
+        if frames < moment.restart_frames()
+            || (applier.is_checkpointed() && applier.try_restart()?)
+            || moment == Moment::Quiet
+            || frames < self.drain_at
+        {
             return Ok(());
         }
         let budget = drain_budget(frames);
@@ -265,7 +265,7 @@ impl Replica {
     /// Looks after what others may damage. For when nothing comes.
     pub fn idle(&mut self) -> Result<bool> {
         let healed = self.applier.as_ref().is_some_and(Applier::heal);
-        self.restart_wal(false)?;
+        self.restart_wal(Moment::Quiet)?;
         Ok(healed)
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Filled, Stream};
 use super::cursor::{Cursor, Point, check_flags, lock_page};
-use super::pace::{Publish, publish};
+use super::pace::{Moment, Publish, publish};
 use super::replica::Replica;
 use super::shared::{Shared, State, covers};
 use crate::error::{Error, ErrorKind, Result};
@@ -173,7 +173,7 @@ impl<'a> Session<'a> {
             }
         });
         let behind = self.stream.buffered().len() >= StreamRecordHeader::SIZE;
-        self.replica.restart_wal(behind)
+        self.replica.restart_wal(if behind { Moment::Behind } else { Moment::Streaming })
     }
 
     /// Waits for the next record to begin; whether the stream ended.
@@ -326,7 +326,7 @@ impl<'a> Session<'a> {
             let show = full && !self.inexact && found.is_commit();
             if let Some(point) = cursor.point().filter(|_| show) {
                 replica.commit(point.page_count, point.upstream)?;
-                replica.restart_wal(true)?;
+                replica.restart_wal(Moment::Behind)?;
                 shown = Some(point.upstream.pos);
             }
         }

@@ -16,6 +16,9 @@ use super::transport::Link;
 use crate::error::{Error, lock};
 use crate::pos::{Pos, compare_pos};
 
+/// How long a wait for a follower that has ended takes, if it may.
+const STOPPED_PAUSE: Duration = Duration::from_millis(10);
+
 /// What a follower is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -127,7 +130,13 @@ impl Shared {
                 return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.is_stopping() {
+            if left.is_zero() {
+                return false;
+            }
+            if self.is_stopping() {
+                // A caller that asks again and again must not spin.
+                drop(inner);
+                std::thread::sleep(left.min(STOPPED_PAUSE));
                 return false;
             }
             inner = self
@@ -139,8 +148,7 @@ impl Shared {
 
     /// Waits `pause`, or until it is to stop; whether it is.
     pub fn sleep(&self, pause: Duration) -> bool {
-        self.wait(pause, |_| self.is_stopping());
-        self.is_stopping()
+        self.wait(pause, |_| self.is_stopping())
     }
 
     /// Whether every thread is to end.
