@@ -22,6 +22,7 @@ mod begin;
 mod cycle;
 mod keeper;
 mod notice;
+mod observe;
 mod pin;
 mod policy;
 mod scanner;
@@ -234,8 +235,11 @@ impl Capture {
         (status.state, status.error.clone(), status.since)
     }
 
-    /// A position that covers every commit made before the call.
+    /// A position that covers every commit made before the call, whichever process captures.
     pub fn position(&self) -> Result<Pos> {
+        if self.is_standby() {
+            return observe::position(&self.shared);
+        }
         let session = self.shared.running()?;
         let mut scanner = lock(&session.scanner);
         scanner.catch_up_now(&self.shared.counters)?;

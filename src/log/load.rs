@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result, lock};
 use crate::files::remove_tmp_files;
 use crate::info::SNAPSHOT_EXT;
 use crate::pos::{Generation, Index, Offset, Pos, parse_offset};
-use crate::wal::{Chain, FrameHeader, PageSize, WAL_HEADER_SIZE, WalHeader};
+use crate::wal::{Chain, FrameHeader, PageSize, Salts, WAL_HEADER_SIZE, WalHeader};
 
 impl Log {
     /// An empty log at `layout`. Only the process that captures may [`Log::load`] or write it.
@@ -103,6 +103,29 @@ fn list_segments(layout: &Layout, generation: Generation) -> Result<BTreeMap<Ind
         }
     }
     Ok(disk)
+}
+
+/// The newest WAL in a log that another process writes.
+pub struct NewestWal {
+    /// Its salts.
+    pub salts: Salts,
+    /// Its generation and index, and where its segment files end.
+    pub end: Pos,
+}
+
+/// Looks into a log that another process writes; `None` if it has no WAL yet.
+pub fn newest_wal(layout: &Layout) -> Result<Option<NewestWal>> {
+    let Some(generation) = read_generation(layout)? else { return Ok(None) };
+    let indexes = layout::list(&layout.wal(generation), |name| layout::index_of(name, ""))?;
+    let Some((index, dir)) = indexes.last() else { return Ok(None) };
+    let mut files = layout::list(dir, layout::offset_of)?;
+    let Some((last, last_path)) = files.pop() else { return Ok(None) };
+    let first_path = files.first().map_or_else(|| last_path.clone(), |(_, path)| path.clone());
+    let pos = |offset| Pos { generation, index: *index, offset };
+    let first = Stored::find(pos(Offset::default()), first_path)?;
+    let header = WalHeader::decode(&first.head::<WAL_HEADER_SIZE>()?)?;
+    let end = Stored::find(pos(last), last_path)?.end();
+    Ok(Some(NewestWal { salts: header.salts, end: pos(Offset::new(end)?) }))
 }
 
 /// Keeps the newest indexes that are whole and follow each other. An older one that is not is what a

@@ -29,6 +29,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 pub use flush::Pack;
+pub use load::{NewestWal, newest_wal};
 pub use reader::{Item, Large, Start, Subscription};
 pub use segment::{SEGMENT_BYTES_MAX, Segment, Stored, ends_in_commit};
 pub use snapshot::{Snapshot, SnapshotWriter};
