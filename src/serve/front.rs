@@ -17,7 +17,7 @@ use super::Shared;
 use super::address::Listener;
 use super::conn::{Conn, Next};
 use super::reply::Reply;
-use super::socket::{Peer, Socket, is_transient};
+use super::socket::{Peer, Socket, is_out_of_resources, is_transient};
 use crate::registry::{self, Level};
 
 /// Connections accepted in a row before the others get their turn.
@@ -190,13 +190,6 @@ fn turn_away(socket: &Socket) {
     let reply = Reply::text(503, "Too many connections").with("Retry-After", "1");
     let _ = socket.receive(&mut [0u8; 4096]); // unread bytes would take the answer back
     let _ = socket.send(&[IoSlice::new(&reply.encode(1, false, true))]);
-}
-
-/// Whether accept failed for want of something that may come back.
-fn is_out_of_resources(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 fn timespec(wait: Duration) -> Timespec {

@@ -29,7 +29,7 @@ use super::Shared;
 use super::head::CONNECTION_HEADER;
 use super::reply::Reply;
 use super::routes::{self, Answer, Asked, StreamRequest};
-use super::socket::Peer;
+use super::socket::{Peer, is_out_of_resources, is_transient};
 use crate::error::lock;
 use crate::registry::{self, Level};
 
@@ -75,8 +75,8 @@ struct Inner {
 }
 
 impl Hub {
-    /// Opens a non-blocking connection to the router for the request with this number. `WouldBlock`: try again
-    /// soon; anything else: the inner server is gone, and is being replaced.
+    /// Opens a non-blocking connection to the router for the request with this number. After an error it may be
+    /// tried again soon: the inner server is busy, or gone and being replaced.
     pub(crate) fn connect(&self, connection: u64, ticket: Ticket) -> io::Result<UnixStream> {
         let inner = lock(&self.inner).clone();
         let Some(inner) = inner else { return Err(io::ErrorKind::WouldBlock.into()) };
@@ -86,7 +86,7 @@ impl Hub {
                 Ok(link)
             }
             Err(error) => {
-                if error.kind() != io::ErrorKind::WouldBlock {
+                if !is_transient(&error) && !is_out_of_resources(&error) {
                     inner.unblock();
                 }
                 Err(error)

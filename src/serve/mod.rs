@@ -49,6 +49,9 @@ use sessions::Sessions;
 /// How long a stop waits for threads.
 const STOP: Duration = Duration::from_secs(5);
 
+/// The longest token, in bytes: a longer one would leave no room in a request head.
+const TOKEN_BYTES_MAX: usize = 4096;
+
 /// Every server of the process.
 static SERVERS: Mutex<Vec<Arc<Server>>> = Mutex::new(Vec::new());
 
@@ -164,11 +167,14 @@ pub fn followers() -> Vec<FollowerRow> {
 /// The token of an option, or of the environment.
 fn token(option: Option<String>) -> Result<Option<String>> {
     let bad = |from: &str| {
-        let why = format!("{from} must be 1 to 512 visible ASCII characters without spaces");
+        let why = format!(
+            "{from} must be 1 to {TOKEN_BYTES_MAX} visible ASCII characters without spaces"
+        );
         Err(Error::new(ErrorKind::Usage, why))
     };
     let good = |token: &str| {
-        (1..=512).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
+        (1..=TOKEN_BYTES_MAX).contains(&token.len())
+            && token.bytes().all(|byte| byte.is_ascii_graphic())
     };
     match option {
         Some(token) if good(&token) => Ok(Some(token)),
