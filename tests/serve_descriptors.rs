@@ -56,6 +56,9 @@ fn out_of_descriptors_it_waits_and_goes_on() {
     let attachment = attach("127.0.0.1:0", ServeOptions::default(), served).unwrap();
     let address = attachment.url().strip_prefix("http://").unwrap();
     let address: SocketAddr = address.parse().unwrap();
+    let mut first = TcpStream::connect(address).unwrap();
+    first.write_all(REQUEST).unwrap();
+    assert!(answer(first).starts_with("HTTP/1.0 200 OK\r\n"));
     #[cfg(target_os = "linux")]
     check_signals();
     for free in [0, 1, 2, 3, 4, 5, 6, 8, 0, 3] {
