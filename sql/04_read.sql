@@ -1,5 +1,6 @@
 -- shell: replica
--- A replica reads like any database, and refuses writes. Seconds behind its upstream: litestream_lag().
+-- A replica reads like any database, and refuses writes. litestream_lag() is how many seconds it is
+-- behind its upstream.
 
 SELECT * FROM visits;
 INSERT INTO visits(page) VALUES ('mine');

@@ -1,6 +1,6 @@
 -- shell: primary
--- Stop serving. The log in app.db-litestream/ stays, so replicas can continue where they were when the
--- database is served again.
+-- Stop serving. The log in app.db-litestream/ stays, so replicas can continue where they were when
+-- the database is served again.
 
 SELECT litestream_stop('serve') AS stopped;
 SELECT litestream_stop() AS stopped;

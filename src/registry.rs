@@ -1,9 +1,9 @@
 //! Background threads and what they have to say.
 //!
-//! Every thread of ours is started here: named, with signals blocked (the host's handlers run on the
-//! host's threads), and with a guard that turns a panic into a line of the log. Nothing is ever written to
-//! stdout or stderr: messages go to a bounded ring (the table `litestream_log`) and to the host's own
-//! `sqlite3_log`.
+//! Every thread of ours is started here: named, with signals blocked (the host's handlers run on
+//! the host's threads), and with a guard that turns a panic into a line of the log. Nothing is ever
+//! written to stdout or stderr: messages go to a bounded ring (the table `litestream_log`) and to
+//! the host's own `sqlite3_log`.
 //!
 //! | thing       | changed by  | while holding |
 //! |-------------|-------------|---------------|
@@ -28,7 +28,8 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 /// A worker needs little: its buffers are on the heap.
 const STACK_BYTES: usize = 512 << 10;
 
-/// The process that has our threads; 0 before the first one. After a fork the child differs from it.
+/// The process that has our threads; 0 before the first one. After a fork the child differs from
+/// it.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 static RING: Mutex<VecDeque<Line>> = Mutex::new(VecDeque::new());
 
@@ -131,7 +132,8 @@ pub fn check_fork() -> Result<()> {
     }
     let why = format!(
         "this process was forked from process {owner}, where litestream's threads are; \
-         load and start litestream in the child before anything else, or start it only after the fork"
+         load and start litestream in the child before anything else, or start it only after \
+         the fork"
     );
     Err(Error::new(ErrorKind::Refused, why))
 }

@@ -303,6 +303,7 @@ fn header_checksum(bytes: &[u8; HEADER_SIZE]) -> [u32; 2] {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
 mod tests {
     use super::*;
 

@@ -1,9 +1,10 @@
-//! The built library as a guest of SQLite: it brings no SQLite of its own, and asks for none when it
-//! is loaded.
+//! The built library as a guest of SQLite: it brings no SQLite of its own, and asks for none when
+//! it is loaded.
 //!
-//! A second SQLite in a process breaks the first one's POSIX locks: closing any descriptor of a file
-//! drops all of them. And a library that asks the linker for `sqlite3_*` finds whichever copy the
-//! process happens to have, or none. Everything must go through the routines the host hands over.
+//! A second SQLite in a process breaks the first one's POSIX locks: closing any descriptor of a
+//! file drops all of them. And a library that asks the linker for `sqlite3_*` finds whichever copy
+//! the process happens to have, or none. Everything must go through the routines the host hands
+//! over.
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used)]
 

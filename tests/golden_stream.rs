@@ -1,6 +1,7 @@
 //! A stream recorded from Litestream v0.4.0-beta.2 (tests/data/litestream-0.4.0-beta.2): every
 //! record must decode to what its description says, encode to the same bytes, and lead to the same
 //! database.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::{self, Read};
 use std::path::Path;

@@ -3,6 +3,7 @@
 //!
 //! The wal-index is in the byte order of the machine that made it, so those tests are for
 //! little-endian machines only.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::Read;
 use std::path::Path;

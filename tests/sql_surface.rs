@@ -1,10 +1,10 @@
 //! The scripts in `sql/`, run as a person runs them: real `sqlite3` shells, `.load`, in order.
 //!
-//! A script's first line names the shell that runs it (`-- shell: primary`); a shell stays open from
-//! script to script. What is typed and what is answered is compared with the script's `.expected`.
-//! What differs from run to run is masked: the port, the folder, generations and times. So is what
-//! differs between versions of the shell: where it says an error is, and its code.
-//! `UPDATE_EXPECTED=1` rewrites the files.
+//! A script's first line names the shell that runs it (`-- shell: primary`); a shell stays open
+//! from script to script. What is typed and what is answered is compared with the script's
+//! `.expected`. What differs from run to run is masked: the port, the folder, generations and
+//! times. So is what differs between versions of the shell: where it says an error is, and its
+//! code. `UPDATE_EXPECTED=1` rewrites the files.
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -76,7 +76,8 @@ fn points_at_the_error(line: &str) -> bool {
 fn statements(script: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut open = String::new();
-    for line in script.lines().filter(|line| !line.is_empty() && !line.starts_with("--")) {
+    let lines = script.lines().map(str::trim);
+    for line in lines.filter(|line| !line.is_empty() && !line.starts_with("--")) {
         open.push_str(line);
         if line.ends_with(';') || line.starts_with('.') {
             found.push(std::mem::take(&mut open));
@@ -93,7 +94,8 @@ fn free_port() -> String {
     listener.local_addr().unwrap().port().to_string()
 }
 
-// --- a shell ---------------------------------------------------------------------------------------
+// --- a shell
+// ---------------------------------------------------------------------------------------
 
 struct Shell {
     name: String,
@@ -163,7 +165,8 @@ impl Drop for Folder {
     }
 }
 
-// --- masks -----------------------------------------------------------------------------------------
+// --- masks
+// -----------------------------------------------------------------------------------------
 
 struct Masks {
     port: String,
@@ -173,7 +176,8 @@ struct Masks {
 impl Masks {
     fn apply(&self, line: &str) -> String {
         let line = line.replace(&self.folder, "/folder").replace(&self.port, PORT);
-        // One spelling for "Runtime error near line 3: text (5)", "Parse error: text", "Error: text".
+        // One spelling for "Runtime error near line 3: text (5)", "Parse error: text", "Error:
+        // text".
         let (before, text) = line.split_once(": ").unwrap_or(("", &line));
         let is_error = before.split(' ').any(|word| word.eq_ignore_ascii_case("error"));
         let line = match is_error {

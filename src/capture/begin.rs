@@ -1,8 +1,10 @@
-//! The start of a session: the locks, then proof that the WAL continues the log, else a new generation.
+//! The start of a session: the locks, then proof that the WAL continues the log, else a new
+//! generation.
 //!
-//! The log's end is (salts, frame, checksum). The WAL continues it if and only if its header has those
-//! salts, it is at least that long, and its frame there has that checksum; the frames after it are then
-//! proved one by one as always. Nothing else proves anything: salts of a restarted WAL may be random.
+//! The log's end is (salts, frame, checksum). The WAL continues it if and only if its header has
+//! those salts, it is at least that long, and its frame there has that checksum; the frames after
+//! it are then proved one by one as always. Nothing else proves anything: salts of a restarted WAL
+//! may be random.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -95,8 +97,8 @@ fn lock_down(shared: &Shared, pin: &Pin, sql: &Connection) -> Result<()> {
 fn prove(door: &Arc<Door>, pin: &Pin, tip: Tip) -> Result<std::result::Result<u32, &'static str>> {
     let Some(header) = pin.view().header() else { return Ok(Err("the WAL's index is torn")) };
     let Some(chain) = tip.chain else {
-        // A snapshot and no commit since: only an empty history can continue there, and an empty WAL does
-        // not say how often it was restarted.
+        // A snapshot and no commit since: only an empty history can continue there, and an empty
+        // WAL does not say how often it was restarted.
         return Ok(Err("the log holds no commit to continue from"));
     };
     if chain.salts != header.file_salts() || chain.page_size != door.page_size() {

@@ -9,8 +9,9 @@
 //!   CKPT held, no slot; nBackfill == mxFrame: armed, the next writer restarts the WAL
 //! ```
 //!
-//! A writer that never pauses keeps mxFrame ahead of nBackfill; after two rounds the gate is closed for the
-//! short tail: no transaction can begin, the tail is checkpointed, the gate opens on an armed WAL.
+//! A writer that never pauses keeps mxFrame ahead of nBackfill; after two rounds the gate is closed
+//! for the short tail: no transaction can begin, the tail is checkpointed, the gate opens on an
+//! armed WAL.
 
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
@@ -55,7 +56,8 @@ impl<'s> Cycle<'s> {
         Cycle { pin, sql, scanner, log, counters, gate_again: Instant::now() }
     }
 
-    /// Checkpoints. Afterwards the WAL is armed, or a writer was too busy and it is tried again later.
+    /// Checkpoints. Afterwards the WAL is armed, or a writer was too busy and it is tried again
+    /// later.
     pub(super) fn run(&mut self) -> Result<Checkpointed> {
         let mut done = Checkpointed { busy: true, log: -1, checkpointed: -1 };
         for _ in 0..2 {
@@ -121,7 +123,8 @@ impl<'s> Cycle<'s> {
     fn checkpoint(&mut self, mode: CheckpointMode, retake: Duration) -> Result<Checkpointed> {
         self.pin.release_checkpoint();
         let done = self.sql.checkpoint(mode.code());
-        // Without it at once, somebody else's checkpoint got in: the slot stays until it is ours again.
+        // Without it at once, somebody else's checkpoint got in: the slot stays until it is ours
+        // again.
         self.pin.take_checkpoint(retake)?;
         self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
         done
@@ -166,8 +169,8 @@ impl<'s> Cycle<'s> {
         self.counters.gate_us_max.fetch_max(us, Ordering::Relaxed);
     }
 
-    /// A writer died between the two copies of the header. Recovery needs WAL_CKPT_LOCK: a reader of ours
-    /// does it while a slot keeps the WAL as it is.
+    /// A writer died between the two copies of the header. Recovery needs WAL_CKPT_LOCK: a reader
+    /// of ours does it while a slot keeps the WAL as it is.
     pub(super) fn recover(&mut self) -> Result<()> {
         self.pin.take_slot()?;
         self.pin.release_checkpoint();
@@ -196,9 +199,9 @@ impl<'s> Cycle<'s> {
         }
     }
 
-    /// TRUNCATE restarts the WAL itself, under its write lock. It cannot be told from a writer's restart
-    /// followed by commits we never saw, except by salt-1: each restart adds one to it. Anything but one
-    /// restart ends the session, and the next begins a new generation.
+    /// TRUNCATE restarts the WAL itself, under its write lock. It cannot be told from a writer's
+    /// restart followed by commits we never saw, except by salt-1: each restart adds one to it.
+    /// Anything but one restart ends the session, and the next begins a new generation.
     fn truncate(&mut self) -> Result<Checkpointed> {
         let salts = |cycle: &Self| cycle.pin.view().header().map(|header| header.file_salts());
         let before = salts(self);

@@ -1,5 +1,5 @@
-//! The keeper: one thread a database that supervises sessions and, within one, does all that may take time:
-//! segment files, checkpoints, snapshots, trimming, requests.
+//! The keeper: one thread a database that supervises sessions and, within one, does all that may
+//! take time: segment files, checkpoints, snapshots, trimming, requests.
 //!
 //! ```text
 //! standby --lock file ours--> begin --> snapshot if the generation is new --> running --error--> pause --> begin
@@ -68,8 +68,8 @@ pub(super) fn supervise(
     shared.set_state(State::Stopped);
 }
 
-/// The file whose lock decides which process captures. It stays open as long as we do: its POSIX lock
-/// dies with the process and is not inherited by a fork.
+/// The file whose lock decides which process captures. It stays open as long as we do: its POSIX
+/// lock dies with the process and is not inherited by a fork.
 pub(super) struct LockFile {
     file: File,
     ours: bool,
@@ -85,8 +85,8 @@ impl LockFile {
         Ok(opened)
     }
 
-    /// Tries the lock, and once it is ours reads what the last process left. After that the folder is
-    /// ours alone to write.
+    /// Tries the lock, and once it is ours reads what the last process left. After that the folder
+    /// is ours alone to write.
     fn try_lock(&mut self, shared: &Shared) -> Result<()> {
         if !os::lock_file(&self.file)? {
             shared.set_state(State::Standby);
@@ -258,8 +258,8 @@ impl Keeper<'_> {
         if bytes == 0 {
             self.flushed = Instant::now();
         } else if self.flushed.elapsed() >= FLUSH_EVERY {
-            // A writer fast enough to make large batches would wait for its own fsyncs behind ours; what a
-            // power loss takes from the log then costs a new generation, never a wrong one.
+            // A writer fast enough to make large batches would wait for its own fsyncs behind ours;
+            // what a power loss takes from the log then costs a new generation, never a wrong one.
             let pack = policy::pack(bytes);
             self.shared.log.flush(pack, pack == Pack::Compressed)?;
             self.flushed = Instant::now();

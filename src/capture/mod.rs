@@ -1,10 +1,11 @@
-//! A source: the commits of a local database, read from its WAL as they happen, without missing a frame
-//! and without a write to anything SQLite owns.
+//! A source: the commits of a local database, read from its WAL as they happen, without missing a
+//! frame and without a write to anything SQLite owns.
 //!
-//! **The rule: be the only checkpointer, and let SQLite restart its own WAL.** SQLite restarts a WAL only
-//! when all of it has been checkpointed. We hold WAL_CKPT_LOCK, so nobody else checkpoints; around our own
-//! checkpoint we hold a read slot instead, which blocks a restart; and we give that slot up only when what is
-//! captured and on disk reaches what is checkpointed. So whenever the WAL restarts, all of it is in the log.
+//! **The rule: be the only checkpointer, and let SQLite restart its own WAL.** SQLite restarts a
+//! WAL only when all of it has been checkpointed. We hold WAL_CKPT_LOCK, so nobody else
+//! checkpoints; around our own checkpoint we hold a read slot instead, which blocks a restart; and
+//! we give that slot up only when what is captured and on disk reaches what is checkpointed. So
+//! whenever the WAL restarts, all of it is in the log.
 //!
 //! | thread  | does                                                               | holds            |
 //! |---------|--------------------------------------------------------------------|------------------|
@@ -12,11 +13,12 @@
 //! | keeper  | writes segment files, checkpoints, snapshots, trims; supervises    | the locks of `pin` |
 //! | callers | `position`, `sync`: capture up to now themselves                   | `Session::scanner` while they read |
 //!
-//! The only stores to shared memory are `aReadMark[i] = READMARK_NOT_USED` under that slot's exclusive
-//! lock, as any reader may make them. kill -9 at any point: the kernel drops the locks, nothing else is left.
+//! The only stores to shared memory are `aReadMark[i] = READMARK_NOT_USED` under that slot's
+//! exclusive lock, as any reader may make them. kill -9 at any point: the kernel drops the locks,
+//! nothing else is left.
 //!
-//! An error ends the session: all locks go, writers go on as if we were not there, and after a pause the
-//! next session proves that the WAL still continues the log, or begins a new generation.
+//! An error ends the session: all locks go, writers go on as if we were not there, and after a
+//! pause the next session proves that the WAL still continues the log, or begins a new generation.
 
 mod begin;
 mod cycle;
@@ -52,8 +54,8 @@ pub struct CaptureConfig {
     pub path: PathBuf,
     /// The VFS of the connection that asked.
     pub vfs: String,
-    /// Segment bytes kept in `DB-litestream/` at least before a new snapshot replaces them; the bound is the
-    /// larger of this and the database's size.
+    /// Segment bytes kept in `DB-litestream/` at least before a new snapshot replaces them; the
+    /// bound is the larger of this and the database's size.
     pub log_bytes_min: u64,
 }
 
@@ -187,8 +189,8 @@ impl Capture {
         Ok(Capture { shared, requests, keeper: Mutex::new(Some(keeper)) })
     }
 
-    /// Waits until followers can be served, or this process stands by for another, or the first attempt
-    /// failed; `None` if `wait` passed first.
+    /// Waits until followers can be served, or this process stands by for another, or the first
+    /// attempt failed; `None` if `wait` passed first.
     pub fn wait_ready(&self, wait: Duration) -> Option<Result<State>> {
         let deadline = Instant::now() + wait;
         let mut status = lock(&self.shared.status);

@@ -1,10 +1,10 @@
 //! Noticing commits: asleep until the WAL grows, then looking for a moment, never spinning.
 //!
-//! inotify fires at the write of the frames, before SQLite publishes the header; so after an event the
-//! header is looked at in a short burst that ends at the first hit. Being woken per commit costs a busy
-//! writer more than it gains, so after two hits within 2 ms the WAL is polled every 0.5 ms until it is quiet
-//! for 5 ms. Idle, the header is looked at every 100 ms in case an event was lost (a full queue, a file system
-//! that has no events).
+//! inotify fires at the write of the frames, before SQLite publishes the header; so after an event
+//! the header is looked at in a short burst that ends at the first hit. Being woken per commit
+//! costs a busy writer more than it gains, so after two hits within 2 ms the WAL is polled every
+//! 0.5 ms until it is quiet for 5 ms. Idle, the header is looked at every 100 ms in case an event
+//! was lost (a full queue, a file system that has no events).
 
 use std::path::Path;
 use std::sync::atomic::Ordering;

@@ -1,8 +1,8 @@
 //! The position of a database that another process captures, for those who stand by.
 //!
-//! The wal-index tells which WAL it is (its salts) and how many frames are committed; the log's newest index
-//! tells, in its first 32 bytes, which WAL that index is. The capturing process writes those 32 bytes the
-//! moment it sees a new WAL, so the two meet within moments.
+//! The wal-index tells which WAL it is (its salts) and how many frames are committed; the log's
+//! newest index tells, in its first 32 bytes, which WAL that index is. The capturing process writes
+//! those 32 bytes the moment it sees a new WAL, so the two meet within moments.
 
 use std::time::{Duration, Instant};
 

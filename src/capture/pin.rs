@@ -8,9 +8,9 @@
 //!
 //! The slot's mark is READMARK_NOT_USED, so no reader joins it and no checkpoint stops at it.
 //!
-//! The keeper takes the locks; the notice thread may take them away ([`Pin::watch`]) when the keeper is
-//! stuck on a disk: the gate after [`GATE_MAX`], everything after [`STUCK_MAX`]. `Pin::locks` is held only
-//! for a lock call, never over SQLite or a disk.
+//! The keeper takes the locks; the notice thread may take them away ([`Pin::watch`]) when the
+//! keeper is stuck on a disk: the gate after [`GATE_MAX`], everything after [`STUCK_MAX`].
+//! `Pin::locks` is held only for a lock call, never over SQLite or a disk.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -132,7 +132,8 @@ impl Pin {
     }
 
     /// Keeps every transaction from beginning: tries for at most `budget` until nobody is in one.
-    /// Transactions that want to begin meanwhile back off by themselves; they never see SQLITE_BUSY.
+    /// Transactions that want to begin meanwhile back off by themselves; they never see
+    /// SQLITE_BUSY.
     pub(super) fn close_gate(&self, budget: Duration) -> Result<bool> {
         let deadline = Instant::now() + budget;
         let first = walindex::lock_read(1);
@@ -164,9 +165,10 @@ impl Pin {
         locks.slot = None;
     }
 
-    /// Called now and then by a thread that is never stuck on a disk. Opening the gate early is always
-    /// safe: the slot still keeps the WAL from restarting. Letting everything go ends the session, and a
-    /// WAL that restarts meanwhile begins a new generation: an error here, and nobody reads on.
+    /// Called now and then by a thread that is never stuck on a disk. Opening the gate early is
+    /// always safe: the slot still keeps the WAL from restarting. Letting everything go ends the
+    /// session, and a WAL that restarts meanwhile begins a new generation: an error here, and
+    /// nobody reads on.
     pub(super) fn watch(&self, now: Instant) -> Result<()> {
         let mut locks = lock(&self.locks);
         let held = locks.gate.as_ref().map(|(closed, _)| now.saturating_duration_since(*closed));

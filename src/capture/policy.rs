@@ -1,4 +1,5 @@
-//! When to checkpoint, when to pack how, when to take a snapshot: decisions without clocks or files.
+//! When to checkpoint, when to pack how, when to take a snapshot: decisions without clocks or
+//! files.
 
 use std::time::Duration;
 

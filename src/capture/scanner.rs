@@ -1,11 +1,12 @@
 //! Reads new frames from the WAL, proves them and appends them to the log.
 //!
-//! A frame is taken if and only if it is at or before the published `mxFrame`, its salts are the WAL's and
-//! its checksum continues the chain; and the chain at `mxFrame` must equal the header's own checksum.
-//! `mxFrame` is always the end of a transaction, so nothing uncommitted is ever read.
+//! A frame is taken if and only if it is at or before the published `mxFrame`, its salts are the
+//! WAL's and its checksum continues the chain; and the chain at `mxFrame` must equal the header's
+//! own checksum. `mxFrame` is always the end of a transaction, so nothing uncommitted is ever read.
 //!
-//! After a restart the wal-index shows new salts and `mxFrame` 0 before the WAL's header is written, and
-//! the salts may change once more. The old end stays our position until the first commit of the new WAL.
+//! After a restart the wal-index shows new salts and `mxFrame` 0 before the WAL's header is
+//! written, and the salts may change once more. The old end stays our position until the first
+//! commit of the new WAL.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -49,7 +50,7 @@ impl Scanner {
     /// Reads on from `tip`, `frame` frames into its index.
     pub(super) fn new(door: &Arc<Door>, log: &Arc<Log>, tip: Tip, frame: u32) -> Result<Scanner> {
         let path = door.wal_path();
-        let wal = File::open(&path).context(|| format!("cannot open {}", path.display()))?;
+        let wal = File::open(path).context(|| format!("cannot open {}", path.display()))?;
         let page_size = door.page_size();
         let view = View::open(door)?;
         let log = Arc::clone(log);
@@ -114,8 +115,8 @@ impl Scanner {
         Ok(())
     }
 
-    /// The WAL was restarted: its header starts the next index, and goes into a file at once. Whoever
-    /// begins after a kill -9 can then prove that this WAL followed the one before.
+    /// The WAL was restarted: its header starts the next index, and goes into a file at once.
+    /// Whoever begins after a kill -9 can then prove that this WAL followed the one before.
     fn enter_new_wal(&mut self, index: &IndexHeader) -> Result<()> {
         let mut bytes = [0u8; WAL_HEADER_SIZE];
         self.read_exact_at(&mut bytes, 0)?;
@@ -137,8 +138,8 @@ impl Scanner {
         self.log.flush(Pack::Stored, false)
     }
 
-    /// Reads, proves and appends at most one segment: whole transactions if one ends inside it. Says how
-    /// many.
+    /// Reads, proves and appends at most one segment: whole transactions if one ends inside it.
+    /// Says how many.
     fn read_some(&mut self, header: &IndexHeader) -> Result<u32> {
         let Some(chain) = self.tip.chain else { return Err(Error::no_wal_segments()) };
         let frame_size = self.page_size.frame_size();

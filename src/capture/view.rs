@@ -1,4 +1,5 @@
-//! The wal-index as a reader sees it: two header copies that must agree, and the checkpoint counters.
+//! The wal-index as a reader sees it: two header copies that must agree, and the checkpoint
+//! counters.
 
 use std::sync::Arc;
 
@@ -23,8 +24,8 @@ impl View {
         Ok(View { door: Arc::clone(door), region })
     }
 
-    /// The header, if both copies are equal and valid. A writer that is between the two copies, or died
-    /// there, shows as `None`.
+    /// The header, if both copies are equal and valid. A writer that is between the two copies, or
+    /// died there, shows as `None`.
     pub(super) fn header(&self) -> Option<IndexHeader> {
         let first = self.region.load_bytes::<48>(walindex::HEADER_FIRST_OFFSET);
         self.door.barrier();

@@ -1,11 +1,12 @@
 //! One address a database is served on, in this process or, while it stands by, soon.
 //!
 //! ```text
-//! Capture standby --lock file becomes ours--> running --> attach to the address (retried while taken)
+//! Capture standby --lock file is ours--> running --> attach to the address (retried while taken)
 //! ```
 //!
-//! Which process captures a database is decided by its lock file; that process opens the address and writes
-//! the URL down in `DB-litestream/address`, so that those who stand by can answer with it.
+//! Which process captures a database is decided by its lock file; that process opens the address
+//! and writes the URL down in `DB-litestream/address`, so that those who stand by can answer with
+//! it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,7 +82,8 @@ impl Address {
             return Ok(());
         }
         let why = format!(
-            "this database is served on {} already, with other options; litestream_stop('serve') first",
+            "this database is served on {} already, with other options; \
+             litestream_stop('serve') first",
             self.addr
         );
         Err(Error::new(ErrorKind::Refused, why))

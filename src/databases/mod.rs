@@ -5,8 +5,8 @@
 //! | `DATABASES`        | whoever starts or stops work     | itself, briefly                 |
 //! | what is started    | the call that starts or stops it | the database's `steering`, then `work` |
 //!
-//! `steering` serialises the calls that start and stop work on one database and may be held over SQLite and
-//! sockets; everything else takes only `work`, for as long as a copy takes.
+//! `steering` serialises the calls that start and stop work on one database and may be held over
+//! SQLite and sockets; everything else takes only `work`, for as long as a copy takes.
 
 mod address;
 mod numbers;
@@ -92,7 +92,8 @@ fn find_or_add(path: &Path) -> Arc<Database> {
     Arc::clone(lock(&DATABASES).entry(path.to_owned()).or_insert_with(add))
 }
 
-/// Serves a database. Returns the URL followers use. Asking again for the same is answered the same.
+/// Serves a database. Returns the URL followers use. Asking again for the same is answered the
+/// same.
 pub fn serve(request: &ServeRequest, interrupted: &dyn Fn() -> bool) -> Result<String> {
     registry::check_fork()?;
     let path = &request.capture.path;

@@ -181,6 +181,7 @@ pub fn define(
         Ok(())
     };
     let flags = flags | FunctionFlags::UTF8;
+    #[expect(clippy::disallowed_methods, reason = "this is where its panics are caught")]
     let defined = sqlite_loadable::define_scalar_function(db.raw(), name, arguments, call, flags);
     match defined.as_ref().map_err(sqlite_loadable::Error::kind) {
         Ok(()) => Ok(()),

@@ -1,8 +1,9 @@
 //! Tail to files: segments are merged up to [`SEGMENT_BYTES_MAX`] and written once; old indexes go.
 //!
-//! A file survives the end of the process from its rename on, and a power loss from the next durable flush
-//! on. What a power loss may take is found missing at start: every segment tells its size, so the next
-//! one's offset shows a hole, and where a finished index ends is written in its file `end`.
+//! A file survives the end of the process from its rename on, and a power loss from the next
+//! durable flush on. What a power loss may take is found missing at start: every segment tells its
+//! size, so the next one's offset shows a hole, and where a finished index ends is written in its
+//! file `end`.
 
 use std::fs::File;
 use std::io::Write;
@@ -131,9 +132,9 @@ impl Log {
         }
     }
 
-    /// Deletes the oldest indexes while the files of all segments exceed `bytes_max`: never the newest
-    /// snapshot or anything after it, and nothing a follower still reads unless the log is four times
-    /// over its bound (that follower starts again from the snapshot).
+    /// Deletes the oldest indexes while the files of all segments exceed `bytes_max`: never the
+    /// newest snapshot or anything after it, and nothing a follower still reads unless the log is
+    /// four times over its bound (that follower starts again from the snapshot).
     pub fn trim(&self, bytes_max: u64) -> Result<()> {
         let _one_at_a_time = lock(&self.flusher);
         while let Some(index) = self.next_victim(bytes_max) {
@@ -161,7 +162,8 @@ impl Log {
         (gone && !spared).then_some(oldest)
     }
 
-    /// Snapshots that cannot be used (their index is gone) or are not needed (a newer one is there).
+    /// Snapshots that cannot be used (their index is gone) or are not needed (a newer one is
+    /// there).
     fn take_stale_snapshots(&self) -> Vec<PathBuf> {
         let mut state = lock(&self.state);
         let Some(newest) = state.snapshots.keys().next_back().copied() else { return Vec::new() };

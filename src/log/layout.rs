@@ -8,8 +8,8 @@
 //! | `generations/G/wal/INDEX/OFFSET.wal.lz4`    | WAL bytes from OFFSET, one LZ4 frame                 |
 //! | `generations/G/wal/INDEX/end`               | of a finished index: the offset where it ends        |
 //!
-//! Files are write-once: bytes go to `NAME.tmp`, which is synced and renamed; a name that is visible has
-//! its final bytes. Modes and owner follow the database file.
+//! Files are write-once: bytes go to `NAME.tmp`, which is synced and renamed; a name that is
+//! visible has its final bytes. Modes and owner follow the database file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -29,8 +29,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout beside `database`, whose mode and owner are read (never opened: closing a descriptor
-    /// of the database would drop the host's locks on it).
+    /// The layout beside `database`, whose mode and owner are read (never opened: closing a
+    /// descriptor of the database would drop the host's locks on it).
     pub fn beside(database: &Path) -> Result<Self> {
         let meta = fs::metadata(database)
             .context(|| format!("cannot read the mode of {}", database.display()))?;
@@ -147,7 +147,8 @@ impl Layout {
         Ok(file)
     }
 
-    /// Gives `path` the bytes, whole or not at all; with `durable` it survives a power loss on return.
+    /// Gives `path` the bytes, whole or not at all; with `durable` it survives a power loss on
+    /// return.
     pub fn write_once(&self, path: &Path, bytes: &[&[u8]], durable: bool) -> Result<()> {
         let (mut file, tmp) = self.create_tmp(path)?;
         for part in bytes {
@@ -156,8 +157,8 @@ impl Layout {
         publish(&file, &tmp, path, durable)
     }
 
-    /// A process of root that works on somebody's database hands its files to that somebody. Anyone else
-    /// may not, and owns the files itself: not an error.
+    /// A process of root that works on somebody's database hands its files to that somebody. Anyone
+    /// else may not, and owns the files itself: not an error.
     fn give_away(&self, path: &Path) {
         let (uid, gid) = self.owner;
         let _may_be_refused = std::os::unix::fs::chown(path, Some(uid), Some(gid));

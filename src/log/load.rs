@@ -1,10 +1,10 @@
-//! What an earlier process left in `DB-litestream/`: taken over if it is one unbroken history, else left
-//! for the next generation to replace.
+//! What an earlier process left in `DB-litestream/`: taken over if it is one unbroken history, else
+//! left for the next generation to replace.
 //!
-//! Every segment says where it starts (its name) and how long it is (its LZ4 frame); a finished index has a
-//! file `end`. So a hole shows without reading content, and everything before it is dropped. Of the newest
-//! index the header and the last segment are read: they give the end of history and its running checksum.
-//! Everything else is checked when it is used.
+//! Every segment says where it starts (its name) and how long it is (its LZ4 frame); a finished
+//! index has a file `end`. So a hole shows without reading content, and everything before it is
+//! dropped. Of the newest index the header and the last segment are read: they give the end of
+//! history and its running checksum. Everything else is checked when it is used.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex};
@@ -25,8 +25,8 @@ impl Log {
         Log { layout, state: Mutex::default(), changed: Condvar::new(), flusher: Mutex::default() }
     }
 
-    /// Takes over the history an earlier process left. History that cannot be read back is returned as
-    /// an error: the log is empty then, and capture starts a new generation.
+    /// Takes over the history an earlier process left. History that cannot be read back is returned
+    /// as an error: the log is empty then, and capture starts a new generation.
     pub fn load(&self) -> Result<Option<Error>> {
         self.layout.create_dir(self.layout.root())?;
         remove_tmp_files(self.layout.root())?;
@@ -128,8 +128,8 @@ pub fn newest_wal(layout: &Layout) -> Result<Option<NewestWal>> {
     Ok(Some(NewestWal { salts: header.salts, end: pos(Offset::new(end)?) }))
 }
 
-/// Keeps the newest indexes that are whole and follow each other. An older one that is not is what a
-/// deletion leaves that did not finish, or a power loss.
+/// Keeps the newest indexes that are whole and follow each other. An older one that is not is what
+/// a deletion leaves that did not finish, or a power loss.
 fn drop_before_hole(layout: &Layout, disk: &mut BTreeMap<Index, Vec<Stored>>) -> Result<()> {
     let mut keep_from = None;
     let mut following: Option<Index> = None;

@@ -1,10 +1,10 @@
-//! The log of one database: its snapshots and WAL segments in order, in memory at the tail and below that
-//! in `DB-litestream/`.
+//! The log of one database: its snapshots and WAL segments in order, in memory at the tail and
+//! below that in `DB-litestream/`.
 //!
-//! Capture appends, sessions read; neither waits for the other. A commit is in the tail the moment it is
-//! proved and every session is woken; files are written in batches, and always before the WAL they
-//! came from may restart. Sessions share one copy of each tail segment; one that falls behind the
-//! tail reads files at its own speed.
+//! Capture appends, sessions read; neither waits for the other. A commit is in the tail the moment
+//! it is proved and every session is woken; files are written in batches, and always before the WAL
+//! they came from may restart. Sessions share one copy of each tail segment; one that falls behind
+//! the tail reads files at its own speed.
 //!
 //! | thing                  | changed only by      | while holding              | read by            |
 //! |------------------------|----------------------|----------------------------|--------------------|
@@ -13,8 +13,9 @@
 //! | `State::disk`          | whoever flushes      | `flusher`, then `state`    | sessions           |
 //! | deletion of an index   | `Log::trim`          | `flusher`, then `state`, and no lease at or below it | |
 //!
-//! `state` is never held over a file operation. A generation has no gap: a segment is written only after
-//! every earlier one is in its file, and an index is begun on disk only after the one before is synced.
+//! `state` is never held over a file operation. A generation has no gap: a segment is written only
+//! after every earlier one is in its file, and an index is begun on disk only after the one before
+//! is synced.
 
 mod flush;
 pub mod layout;
@@ -167,8 +168,8 @@ impl Log {
         lock(&self.state).flushed
     }
 
-    /// Starts a snapshot of the database at `index`. `created_at` is after the capture that precedes the
-    /// copy, so restoring to any later time is exact.
+    /// Starts a snapshot of the database at `index`. `created_at` is after the capture that
+    /// precedes the copy, so restoring to any later time is exact.
     pub fn snapshot_writer(
         &self,
         index: Index,
@@ -232,7 +233,7 @@ impl Log {
 
     /// Snapshots held, oldest first.
     pub fn snapshots(&self) -> Vec<SnapshotInfo> {
-        lock(&self.state).snapshots.values().map(|snapshot| snapshot.info.clone()).collect()
+        lock(&self.state).snapshots.values().map(|snapshot| snapshot.info).collect()
     }
 
     /// Segments held in files, in order.

@@ -1,13 +1,13 @@
 //! A follower's way through the log: a snapshot if it needs one, then every segment in order.
 //!
 //! ```text
-//! subscribe --cannot resume--> Snapshot --> Segment* --caught up--> Idle --new commit--> Segment ...
+//! subscribe --cannot resume--> Snapshot --> Segment* --caught up--> Idle --commit--> Segment ...
 //!           --can resume-----------------^
 //! any state --other generation, or index no longer held--> error; the follower connects again
 //! ```
 //!
-//! A subscription leases the index it reads, so `Log::trim` leaves it alone. Nothing is held while a file
-//! is read.
+//! A subscription leases the index it reads, so `Log::trim` leaves it alone. Nothing is held while
+//! a file is read.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -76,8 +76,9 @@ pub struct Subscription {
 }
 
 impl Log {
-    /// Begins at `start` if history there is the follower's, else with the newest snapshot. `whole`: the
-    /// follower takes only whole transactions. `NoGeneration` if nothing can be served yet.
+    /// Begins at `start` if history there is the follower's, else with the newest snapshot.
+    /// `whole`: the follower takes only whole transactions. `NoGeneration` if nothing can be served
+    /// yet.
     pub fn subscribe(self: &Arc<Self>, start: &Start, whole: bool) -> Result<Subscription> {
         let resumed = self.resume_point(start)?;
         let mut state = lock(&self.state);
@@ -271,8 +272,8 @@ enum Found {
     Nothing,
 }
 
-/// The segment that holds byte `next` (moved to the following index if its own is finished), cut to start
-/// there; `None` at the end of history.
+/// The segment that holds byte `next` (moved to the following index if its own is finished), cut to
+/// start there; `None` at the end of history.
 fn segment_at(log: &Log, next: &mut Pos) -> Result<Option<Arc<Segment>>> {
     let found = {
         let state = lock(&log.state);
@@ -304,7 +305,8 @@ fn find(state: &State, next: Pos) -> Result<Found> {
     }
     let at_end = state.tip.is_some_and(|tip| tip.pos == next);
     let Some(stored) = state.disk.get(&next.index).filter(|_| !at_end) else {
-        // An index behind the end that is in neither place was deleted under a follower too slow for it.
+        // An index behind the end that is in neither place was deleted under a follower too slow
+        // for it.
         let gone = state.tip.is_some_and(|tip| next.index < tip.pos.index);
         return if gone { Err(Error::generation_changed()) } else { Ok(Found::Nothing) };
     };

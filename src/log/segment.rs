@@ -1,8 +1,9 @@
-//! A segment: WAL bytes of one index from one offset, as captured (in memory) or as stored (a file).
+//! A segment: WAL bytes of one index from one offset, as captured (in memory) or as stored (a
+//! file).
 //!
 //! Offset 0 starts with the 32-byte WAL header; everything else is whole frames. Concatenating an
-//! index's segments by offset gives the WAL file byte for byte. A segment need not end in a commit: a
-//! transaction larger than [`SEGMENT_BYTES_MAX`] is split, and only its last part does.
+//! index's segments by offset gives the WAL file byte for byte. A segment need not end in a commit:
+//! a transaction larger than [`SEGMENT_BYTES_MAX`] is split, and only its last part does.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,7 +17,8 @@ use crate::lz4;
 use crate::pos::{Offset, Pos};
 use crate::wal::{PageSize, WAL_FRAME_HEADER_SIZE, WAL_HEADER_SIZE};
 
-/// The most WAL bytes in one segment, about a thousand pages of 4 KiB: a follower holds one in memory.
+/// The most WAL bytes in one segment, about a thousand pages of 4 KiB: a follower holds one in
+/// memory.
 pub const SEGMENT_BYTES_MAX: usize = 4 << 20;
 
 /// Bytes of an LZ4 frame up to its content size: magic (4), FLG, BD, then 8 bytes little-endian.
@@ -56,8 +58,8 @@ impl Segment {
         Pos { offset: offset.unwrap_or(self.pos.offset), ..self.pos }
     }
 
-    /// The bytes as one LZ4 frame, made by the first who asks and shared by the rest; `None` if they
-    /// cannot be compressed.
+    /// The bytes as one LZ4 frame, made by the first who asks and shared by the rest; `None` if
+    /// they cannot be compressed.
     pub fn compressed(&self) -> Option<&[u8]> {
         self.compressed.get_or_init(|| lz4::compress(&self.raw).ok()).as_deref()
     }
@@ -145,8 +147,8 @@ impl Stored {
     }
 }
 
-/// Whether WAL bytes starting at `pos` end in a commit frame or hold only the header; `None` if they are
-/// not whole frames.
+/// Whether WAL bytes starting at `pos` end in a commit frame or hold only the header; `None` if
+/// they are not whole frames.
 pub fn ends_in_commit(raw: &[u8], pos: Pos, page_size: PageSize) -> Option<bool> {
     let header = if pos.offset.get() == 0 { WAL_HEADER_SIZE } else { 0 };
     let frames = raw.len().checked_sub(header)?;

@@ -1,7 +1,8 @@
 //! Snapshots in the log: the database file, page 1 first, as one LZ4 frame with its content size.
 //!
-//! A snapshot at an index may already hold pages from frames of that index; replaying the index from
-//! offset 0 makes it exact. It is copied once per snapshot, and every follower is served from the copy.
+//! A snapshot at an index may already hold pages from frames of that index; replaying the index
+//! from offset 0 makes it exact. It is copied once per snapshot, and every follower is served from
+//! the copy.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

@@ -1,4 +1,5 @@
 //! The log against its own rules: order, resumption, bounds, and what a restart finds.
+#![allow(clippy::cast_possible_truncation)]
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -133,7 +134,7 @@ fn a_late_joiner_gets_the_snapshot_and_every_byte_after_it() {
     let folder = Folder::new("late");
     let (log, _) = open(&folder);
     let mut writer = Writer::new(&log, 0xabc);
-    let mut expected = vec![Vec::new(), Vec::new()];
+    let mut expected = [Vec::new(), Vec::new()];
     for (index, part) in expected.iter_mut().enumerate() {
         for pages in [&[1, 2][..], &[3], &[1]] {
             let (segment, chain) = writer.segment(pages, true);

@@ -1,4 +1,5 @@
 //! Stream records: their bytes, cut anywhere, and what a hostile peer may send.
+#![allow(clippy::cast_possible_truncation)]
 
 use super::*;
 use crate::error::ErrorKind;

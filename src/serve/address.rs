@@ -9,8 +9,9 @@
 //! | `db1.example:9090`  | every address of that name                                               |
 //! | `unix:/run/app.sock`| that socket file                                                         |
 //!
-//! Port 0 takes any free port, the same for both loopback addresses. ::1 is left out on a host without
-//! IPv6. A socket file nobody answers on is left over from a crash and replaced; one that answers is not.
+//! Port 0 takes any free port, the same for both loopback addresses. ::1 is left out on a host
+//! without IPv6. A socket file nobody answers on is left over from a crash and replaced; one that
+//! answers is not.
 
 use std::fs;
 use std::io::{self, ErrorKind as Io};

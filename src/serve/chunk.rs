@@ -1,11 +1,13 @@
-//! The body of a stream: records as HTTP chunks, each sent with as few system calls as there can be.
+//! The body of a stream: records as HTTP chunks, each sent with as few system calls as there can
+//! be.
 //!
 //! ```text
 //! hex(len) CR LF  record  CR LF        one chunk, HTTP/1.1
 //! record                               HTTP/1.0: the end of the connection is the end of the body
 //! ```
 //!
-//! Small pieces are gathered; a large one goes out together with what was gathered before it, uncopied.
+//! Small pieces are gathered; a large one goes out together with what was gathered before it,
+//! uncopied.
 
 use std::io::{self, IoSlice, Write};
 

@@ -7,8 +7,8 @@
 //!    +--> Answering           +--> leaves as a stream           +--> Draining --> closed
 //! ```
 //!
-//! Every state has a deadline, every buffer a bound. Draining reads what the client may still be sending, so
-//! that the kernel does not take the answer back.
+//! Every state has a deadline, every buffer a bound. Draining reads what the client may still be
+//! sending, so that the kernel does not take the answer back.
 
 use std::io::{self, IoSlice, Read};
 use std::net::Shutdown;

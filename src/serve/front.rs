@@ -1,8 +1,9 @@
 //! The outside of the server: one thread that accepts connections and moves them along.
 //!
-//! It never blocks but in `poll`. Connections without a whole request cost a descriptor and a few bytes each
-//! and no thread; when there are too many, the one that has been silent longest goes first, so strangers that
-//! connect and say nothing keep nobody out. Out of descriptors it stops accepting for a while, and goes on.
+//! It never blocks but in `poll`. Connections without a whole request cost a descriptor and a few
+//! bytes each and no thread; when there are too many, the one that has been silent longest goes
+//! first, so strangers that connect and say nothing keep nobody out. Out of descriptors it stops
+//! accepting for a while, and goes on.
 
 use std::io::{self, IoSlice, Read};
 use std::os::fd::AsFd;
@@ -81,8 +82,8 @@ impl Front {
         true
     }
 
-    /// Sleeps until something is due: which connections can get on, which listeners have somebody, and
-    /// whether we were woken.
+    /// Sleeps until something is due: which connections can get on, which listeners have somebody,
+    /// and whether we were woken.
     fn wait(&self, now: Instant) -> (Vec<bool>, Vec<usize>, bool) {
         let listeners: &[Listener] =
             if self.paused_until.is_some() { &[] } else { self.listeners.as_slice() };

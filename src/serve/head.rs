@@ -2,7 +2,8 @@
 //!
 //! A head counts only when it is whole and every part of it is understood; what is passed on to the
 //! router is written anew from those parts, so nothing a client sends can mean one thing here and
-//! another there, and no header of ours can be forged. Bodies come with a `Content-Length` or not at all.
+//! another there, and no header of ours can be forged. Bodies come with a `Content-Length` or not
+//! at all.
 
 use super::reply::Reply;
 
@@ -58,8 +59,8 @@ impl Head {
     }
 }
 
-/// Reads the head at the start of `bytes`: `None` until it is whole, else the head and its length. An error
-/// is the answer to give before closing.
+/// Reads the head at the start of `bytes`: `None` until it is whole, else the head and its length.
+/// An error is the answer to give before closing.
 pub(crate) fn read_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Reply> {
     let whole = find_end(bytes).is_some();
     let seen = if whole { bytes } else { bytes.get(..EAGER_BYTES).unwrap_or(bytes) };

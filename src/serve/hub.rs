@@ -1,15 +1,16 @@
 //! The inside of the server: tiny_http behind a private Unix socket, and the thread that answers.
 //!
 //! ```text
-//! client == front (limits, time-outs) -- one connection a request --> tiny_http (parses) --> router thread
+//! client == front (limits) -- one connection a request --> tiny_http (parses) --> router thread
 //! ```
 //!
-//! tiny_http knows no time-outs and no limits, and its accept loop ends for good at the first failed accept
-//! (or panics in it, out of descriptors). So only the front speaks to it, with small requests that are
-//! already whole, and when a connection is refused the router makes a new one.
+//! tiny_http knows no time-outs and no limits, and its accept loop ends for good at the first
+//! failed accept (or panics in it, out of descriptors). So only the front speaks to it, with small
+//! requests that are already whole, and when a connection is refused the router makes a new one.
 //!
-//! The socket lives in a folder of mode 0700. On Linux its name is removed at once and it is reached
-//! through an open descriptor, so that neither a kill nor a cleaner of temporary files matters.
+//! The socket lives in a folder of mode 0700. On Linux its name is removed at once and it is
+//! reached through an open descriptor, so that neither a kill nor a cleaner of temporary files
+//! matters.
 
 use std::collections::HashMap;
 use std::fs;
@@ -75,8 +76,8 @@ struct Inner {
 }
 
 impl Hub {
-    /// Opens a non-blocking connection to the router for the request with this number. After an error it may be
-    /// tried again soon: the inner server is busy, or gone and being replaced.
+    /// Opens a non-blocking connection to the router for the request with this number. After an
+    /// error it may be tried again soon: the inner server is busy, or gone and being replaced.
     pub(crate) fn connect(&self, connection: u64, ticket: Ticket) -> io::Result<UnixStream> {
         let inner = lock(&self.inner).clone();
         let Some(inner) = inner else { return Err(io::ErrorKind::WouldBlock.into()) };
@@ -114,8 +115,8 @@ impl Hub {
         self.distrust();
     }
 
-    /// Answers requests until [`Hub::stop`]. tiny_http's threads are born here, so they block the signals this
-    /// thread blocks.
+    /// Answers requests until [`Hub::stop`]. tiny_http's threads are born here, so they block the
+    /// signals this thread blocks.
     pub(crate) fn run(&self, shared: &Shared) {
         let mut complained = false;
         while !self.stopping.load(Ordering::Acquire) {
@@ -208,8 +209,8 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.server.take();
-        // Its accept loop looks at the flag just set only after one more connection, and it could not
-        // make that one itself when the name is gone.
+        // Its accept loop looks at the flag just set only after one more connection, and it could
+        // not make that one itself when the name is gone.
         let _ = self.name.connect();
     }
 }

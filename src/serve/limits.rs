@@ -1,4 +1,5 @@
-//! What a client can make the server hold: connections and time. Bytes are bounded in `head` and `conn`.
+//! What a client can make the server hold: connections and time. Bytes are bounded in `head` and
+//! `conn`.
 
 use std::time::Duration;
 

@@ -10,8 +10,9 @@
 //! | `session`  | a stream: one thread that writes records to a follower          | `chunk`, `served`     |
 //! | `served`   | a database and its followers                                    |                       |
 //!
-//! Locks, in the order in which they may be taken: `SERVERS`, `Shared::databases`, `Sessions::live`,
-//! `Served`'s; none is held while a socket or a file is used, but `SERVERS` while one is bound.
+//! Locks, in the order in which they may be taken: `SERVERS`, `Shared::databases`,
+//! `Sessions::live`, `Served`'s; none is held while a socket or a file is used, but `SERVERS` while
+//! one is bound.
 
 mod address;
 mod chunk;
@@ -58,7 +59,8 @@ static SERVERS: Mutex<Vec<Arc<Server>>> = Mutex::new(Vec::new());
 /// Who may ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServeOptions {
-    /// What a client must show; if there is none, `LITESTREAM_TOKEN` is looked up when the server is attached to.
+    /// What a client must show; if there is none, `LITESTREAM_TOKEN` is looked up when the server
+    /// is attached to.
     pub token: Option<String>,
     /// Answer everybody, with no token.
     pub allow_anonymous: bool,
@@ -93,8 +95,8 @@ struct Running {
     socket_file: Option<SocketFile>,
 }
 
-/// A database's place on a server. Dropping it takes the database away and, if it was the last one, ends
-/// the server.
+/// A database's place on a server. Dropping it takes the database away and, if it was the last one,
+/// ends the server.
 pub struct Attachment {
     server: Arc<Server>,
     served: Arc<Served>,
@@ -118,8 +120,8 @@ pub fn attach(addr: &str, options: ServeOptions, served: Arc<Served>) -> Result<
                 return Err(Error::new(
                     ErrorKind::Usage,
                     format!(
-                        "cannot listen on {}: this process serves another database there with another \
-                         token or another allow_anonymous; give both the same",
+                        "cannot listen on {}: this process serves another database there with \
+                         another token or another allow_anonymous; give both the same",
                         address.key()
                     ),
                 ));

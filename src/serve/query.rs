@@ -1,8 +1,8 @@
 //! What a request's target asks for: a decoded path and its parameters.
 //!
-//! Nothing here touches the file system: a database is found by comparing bytes with the paths being
-//! served, never by opening what a client names. The ancestor's rules decide what is an error: a bad
-//! `index` is one, an unknown `generation` is not (it means: begin with a snapshot).
+//! Nothing here touches the file system: a database is found by comparing bytes with the paths
+//! being served, never by opening what a client names. The ancestor's rules decide what is an
+//! error: a bad `index` is one, an unknown `generation` is not (it means: begin with a snapshot).
 
 use std::borrow::Cow;
 

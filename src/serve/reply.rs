@@ -38,8 +38,8 @@ impl Reply {
         self
     }
 
-    /// The bytes to send to a client that speaks HTTP/1.`minor`; without the body if it asked for the head
-    /// only, and saying whether the connection `close`s.
+    /// The bytes to send to a client that speaks HTTP/1.`minor`; without the body if it asked for
+    /// the head only, and saying whether the connection `close`s.
     pub(crate) fn encode(&self, minor: u8, head_only: bool, close: bool) -> Vec<u8> {
         let mut out = status_line(minor, self.status);
         for (name, value) in &self.headers {
@@ -98,7 +98,8 @@ fn reason(status: u16) -> &'static str {
 
 /// A moment as HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT`.
 pub(crate) fn http_date(at: SystemTime) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"]; // day 0 was a Thursday
+    // Day 0 was a Thursday.
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

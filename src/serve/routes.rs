@@ -8,9 +8,9 @@
 //! | `/metrics`       | any    | 200, Prometheus text                                                |
 //! | anything else    |        | 404                                                                 |
 //!
-//! With a token everything but `/healthz` needs `Authorization: Bearer TOKEN`. Without one the server is
-//! protected: it answers this machine only, and only under a name of this machine, because a web page
-//! may point a name of its own at 127.0.0.1 and have the visitor's browser ask.
+//! With a token everything but `/healthz` needs `Authorization: Bearer TOKEN`. Without one the
+//! server is protected: it answers this machine only, and only under a name of this machine,
+//! because a web page may point a name of its own at 127.0.0.1 and have the visitor's browser ask.
 
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -101,9 +101,9 @@ fn refuse(shared: &Shared, asked: &Asked<'_>) -> Option<Reply> {
     if !asked.peer.is_local() {
         return Some(Reply::text(
             403,
-            "This server has no token, so it answers its own machine only. Give litestream_serve the \
-             option \"token\" (or set LITESTREAM_TOKEN) and send it as 'Authorization: Bearer TOKEN', \
-             or allow everybody with \"allow_anonymous\": true.",
+            "This server has no token, so it answers its own machine only. Give litestream_serve \
+             the option \"token\" (or set LITESTREAM_TOKEN) and send it as \
+             'Authorization: Bearer TOKEN', or allow everybody with \"allow_anonymous\": true.",
         ));
     }
     let foreign = asked.host.is_some_and(|host| !is_local_name(host));
@@ -146,8 +146,8 @@ fn is_local_name(host: &str) -> bool {
         || name.ends_with(".localhost")
 }
 
-/// The database a request is about: by its whole path, by its file name if only one is called so, or the only
-/// one there is.
+/// The database a request is about: by its whole path, by its file name if only one is called so,
+/// or the only one there is.
 fn database(shared: &Shared, target: &Target) -> Result<Arc<Served>, Reply> {
     let databases = shared.databases();
     let not_found = || Reply::text(404, "Database not found");

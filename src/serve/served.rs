@@ -6,8 +6,8 @@
 //! | `Follower::progress` | its session (sent), an acknowledgement    | its own lock, after `followers` if both |
 //! | totals               | anyone, they only grow                    | nothing                |
 //!
-//! `acknowledged` is signalled after a change of an applied position, with `followers` held, so that a waiter
-//! misses none.
+//! `acknowledged` is signalled after a change of an applied position, with `followers` held, so
+//! that a waiter misses none.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,8 @@ use crate::error::lock;
 use crate::log::Log;
 use crate::pos::{Pos, compare_pos};
 
-/// Segments sent but not acknowledged of which the age is known; beyond that neighbours are taken together.
+/// Segments sent but not acknowledged of which the age is known; beyond that neighbours are taken
+/// together.
 const UNACKNOWLEDGED_MAX: usize = 1024;
 
 /// What the owner of a database says about it.
@@ -61,7 +62,8 @@ pub struct FollowerRow {
     pub sent_pos: Pos,
     /// The next byte it will apply, if it says so.
     pub applied_pos: Option<Pos>,
-    /// Age of the oldest commit it has not applied, in seconds; `None` if it does not say what it applied.
+    /// Age of the oldest commit it has not applied, in seconds; `None` if it does not say what it
+    /// applied.
     pub lag: Option<f64>,
     /// Bytes sent on this connection.
     pub bytes: u64,

@@ -1,12 +1,12 @@
 //! One stream: a thread that sends one follower the records it needs, for as long as it reads.
 //!
 //! ```text
-//! 200 head [heartbeat] [snapshot] segment segment ... [heartbeat each second] ... until somebody leaves
+//! 200 head [heartbeat] [snapshot] segment segment ... [heartbeat a second] ... until one leaves
 //! ```
 //!
-//! One record is one HTTP chunk and ends in a flush. The order of records is the log's. Nothing is held
-//! but the subscription, so a slow follower costs memory for one segment; one that takes no byte for a
-//! while ([`super::limits::Limits::stall`]) is dropped and may connect again.
+//! One record is one HTTP chunk and ends in a flush. The order of records is the log's. Nothing is
+//! held but the subscription, so a slow follower costs memory for one segment; one that takes no
+//! byte for a while ([`super::limits::Limits::stall`]) is dropped and may connect again.
 
 use std::io::{self, Read};
 use std::sync::Arc;

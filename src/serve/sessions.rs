@@ -1,7 +1,7 @@
 //! The streams of one server, so that they can be counted and ended.
 //!
-//! `live` is the truth: a session is in it from before its thread starts until after it has let go of the
-//! log. `ended` is signalled with `live` held.
+//! `live` is the truth: a session is in it from before its thread starts until after it has let go
+//! of the log. `ended` is signalled with `live` held.
 
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,7 +83,8 @@ impl Shared {
         let stopping = Arc::new(AtomicBool::new(false));
         let served = Arc::clone(&request.served);
         {
-            // With the databases held: one that is taken away meanwhile sees this session, or we see that.
+            // With the databases held: one that is taken away meanwhile sees this session, or we
+            // see that.
             let databases = lock(&self.databases);
             if !databases.iter().any(|other| Arc::ptr_eq(other, &served)) {
                 return;

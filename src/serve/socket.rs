@@ -1,5 +1,5 @@
-//! A client's socket: TCP or Unix, non-blocking while the front owns it, blocking with a send timeout once
-//! a stream does.
+//! A client's socket: TCP or Unix, non-blocking while the front owns it, blocking with a send
+//! timeout once a stream does.
 //!
 //! Writes never raise SIGPIPE: the host has not agreed to die of a reader that left.
 
@@ -77,8 +77,8 @@ impl Socket {
         Ok(Socket::Unix(stream))
     }
 
-    /// Makes it blocking for a stream: a write that makes no progress for `timeout` fails, and so does
-    /// a connection whose peer acknowledges nothing for twice as long.
+    /// Makes it blocking for a stream: a write that makes no progress for `timeout` fails, and so
+    /// does a connection whose peer acknowledges nothing for twice as long.
     pub(crate) fn make_blocking(&self, timeout: Duration) -> io::Result<()> {
         match self {
             Socket::Tcp(stream) => {
@@ -117,8 +117,8 @@ impl Socket {
         };
     }
 
-    /// Whether the peer has closed its side, or the connection is broken. What it sent is thrown away:
-    /// nobody speaks on a stream but the server. Never blocks.
+    /// Whether the peer has closed its side, or the connection is broken. What it sent is thrown
+    /// away: nobody speaks on a stream but the server. Never blocks.
     pub(crate) fn has_left(&self) -> bool {
         let mut waste = [0u8; 1024];
         for _ in 0..4 {

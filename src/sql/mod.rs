@@ -1,8 +1,8 @@
 //! What users type: one Rust function per SQL function, one row source per table.
 //!
-//! Functions that act or look beyond the database are SQLITE_DIRECTONLY, so a hostile schema (a view, a
-//! trigger) cannot open ports, contact hosts or write files. Everything acts on the calling connection's
-//! `main` database unless the option `"schema"` names another.
+//! Functions that act or look beyond the database are SQLITE_DIRECTONLY, so a hostile schema (a
+//! view, a trigger) cannot open ports, contact hosts or write files. Everything acts on the calling
+//! connection's `main` database unless the option `"schema"` names another.
 
 mod follow;
 mod inspect;

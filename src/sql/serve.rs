@@ -43,7 +43,8 @@ pub(super) fn token(options: &mut Options) -> Result<Option<String>> {
     let sendable = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
     if !sendable || token.len() > TOKEN_BYTES_MAX {
         let why = format!(
-            "option \"token\": expected 1 to {TOKEN_BYTES_MAX} visible ASCII characters without spaces"
+            "option \"token\": expected 1 to {TOKEN_BYTES_MAX} visible ASCII characters \
+             without spaces"
         );
         return Err(Error::usage(why));
     }

@@ -115,7 +115,8 @@ pub(super) fn stop(caller: &Caller, args: &Args) -> Result<Answer> {
     Ok(Answer::Integer(i64::try_from(stopped).unwrap_or(i64::MAX)))
 }
 
-/// Blocks until the statement is interrupted, so that one shell command can be a server or a replica.
+/// Blocks until the statement is interrupted, so that one shell command can be a server or a
+/// replica.
 pub(super) fn run(caller: &Caller, _: &Args) -> Result<Answer> {
     registry::check_fork()?;
     while !caller.interrupted() {

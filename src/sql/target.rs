@@ -61,8 +61,8 @@ impl Target {
         let quoted = schema.replace('"', "\"\"");
         let mode = caller.query_text(&format!("PRAGMA \"{quoted}\".locking_mode"))?;
         if mode.is_some_and(|mode| mode.eq_ignore_ascii_case("exclusive")) {
-            let why = "the connection has locking_mode=EXCLUSIVE, which keeps every other connection \
-                       out; set PRAGMA locking_mode=NORMAL and read the database once";
+            let why = "the connection has locking_mode=EXCLUSIVE, which keeps every other \
+                       connection out; set PRAGMA locking_mode=NORMAL and read the database once";
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
         Ok(())

@@ -1,4 +1,5 @@
 //! The WAL's formats: bytes made by SQLite, every way they may be damaged.
+#![allow(clippy::cast_possible_truncation)]
 
 use super::*;
 
