@@ -152,7 +152,7 @@ pub fn follow(
 ) -> Result<Option<Pos>> {
     registry::check_fork()?;
     let database = find_or_add(&config.path);
-    let follower = {
+    let (follower, started) = {
         let _one_at_a_time = lock(&database.steering);
         let mut work = lock(&database.work);
         if work.capture.is_some() {
@@ -160,7 +160,7 @@ pub fn follow(
             return Err(Error::new(ErrorKind::Refused, why));
         }
         match &work.follower {
-            Some(follower) if follower.config().url == config.url => Arc::clone(follower),
+            Some(follower) if follower.config().url == config.url => (Arc::clone(follower), false),
             Some(follower) => {
                 let why = format!(
                     "this database follows {} already; litestream_stop('follow') first",
@@ -174,7 +174,7 @@ pub fn follow(
                 work = lock(&database.work);
                 work.follower = Some(Arc::clone(&follower));
                 work.since = Some(SystemTime::now());
-                follower
+                (follower, true)
             }
         }
     };
@@ -182,6 +182,10 @@ pub fn follow(
     while !wait.is_zero() && !follower.wait_caught_up(INTERRUPT_POLL) {
         if interrupted() {
             return Err(stopped());
+        }
+        if let Some(error) = follower.refusal().filter(|_| started) {
+            database.stop(What::Follow)?;
+            return Err(error);
         }
         if Instant::now() >= deadline {
             return Err(not_caught_up(&follower, wait));

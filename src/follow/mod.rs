@@ -171,6 +171,15 @@ impl Follower {
         self.shared.get().caught_up
     }
 
+    /// The last failure, if trying again will not mend it: a wrong token, an unknown database, a file
+    /// of another page size.
+    pub fn refusal(&self) -> Option<Error> {
+        let inner = self.shared.get();
+        let lasting = [ErrorKind::Refused, ErrorKind::Unsupported];
+        let kind = inner.error_kind.filter(|kind| lasting.contains(kind))?;
+        inner.error.map(|text| Error::new(kind, text))
+    }
+
     /// Seconds behind the upstream, as far as is known.
     pub fn lag(&self) -> f64 {
         shared::lag(&self.shared.get(), Instant::now())

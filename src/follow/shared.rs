@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::transport::Link;
-use crate::error::{Error, lock};
+use crate::error::{Error, ErrorKind, lock};
 use crate::pos::{Pos, compare_pos};
 
 /// How long a wait for a follower that has ended takes, if it may.
@@ -57,6 +57,8 @@ pub struct Inner {
     pub state: State,
     /// Why it last failed; cleared by the next success.
     pub error: Option<String>,
+    /// Who must act on that.
+    pub error_kind: Option<ErrorKind>,
     /// The last position published to readers.
     pub position: Option<Pos>,
     /// The upstream's position as it last told; none from an ancestor.
@@ -86,6 +88,7 @@ impl Shared {
             inner: Mutex::new(Inner {
                 state: State::Connecting,
                 error: None,
+                error_kind: None,
                 position,
                 upstream_position: None,
                 acknowledges: false,
@@ -117,8 +120,11 @@ impl Shared {
 
     /// Says that something failed.
     pub fn failed(&self, error: &Error) {
-        let text = error.to_string();
-        self.update(|inner| inner.error = Some(text));
+        let (text, kind) = (error.to_string(), error.kind());
+        self.update(|inner| {
+            inner.error = Some(text);
+            inner.error_kind = Some(kind);
+        });
     }
 
     /// Waits at most `limit` until `done`; whether it is.
