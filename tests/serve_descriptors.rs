@@ -1,5 +1,6 @@
 //! The server in a host that runs out of file descriptors. Alone in its process: the limit is the
 //! process's.
+#![allow(clippy::unwrap_used)]
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -33,7 +34,8 @@ fn check_signals() {
         };
         if field("Name:").starts_with("litestream") {
             let blocked = u64::from_str_radix(&field("SigBlk:"), 16).unwrap();
-            let asynchronous = 1 << 0 | 1 << 1 | 1 << 9 | 1 << 12 | 1 << 14; // HUP INT USR1 PIPE TERM
+            // HUP, INT, USR1, PIPE, TERM.
+            let asynchronous = 1 << 0 | 1 << 1 | 1 << 9 | 1 << 12 | 1 << 14;
             assert_eq!(blocked & asynchronous, asynchronous, "{}", field("Name:"));
             checked += 1;
         }

@@ -2,7 +2,7 @@
 //! take time: segment files, checkpoints, snapshots, trimming, requests.
 //!
 //! ```text
-//! standby --lock file ours--> begin --> snapshot if the generation is new --> running --error--> pause --> begin
+//! standby --lock file ours--> begin --> snapshot if new --> running --error--> pause --> begin
 //! ```
 
 use std::fs::File;

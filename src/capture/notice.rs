@@ -103,7 +103,7 @@ impl<'s> Notice<'s> {
             std::thread::sleep(Duration::from_millis(1));
             return Ok(false);
         };
-        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(IDLE_POLL.subsec_nanos()).into() };
+        let timeout = Timespec { tv_sec: 0, tv_nsec: IDLE_POLL.subsec_nanos().into() };
         let mut fds = [PollFd::new(events, PollFlags::IN)];
         match poll(&mut fds, Some(&timeout)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),
