@@ -171,8 +171,8 @@ impl Follower {
         self.shared.get().caught_up
     }
 
-    /// The last failure, if trying again will not mend it: a wrong token, an unknown database, a file
-    /// of another page size.
+    /// The last failure, if trying again will not mend it: a wrong token, an unknown database, a
+    /// file of another page size.
     pub fn refusal(&self) -> Option<Error> {
         let inner = self.shared.get();
         let lasting = [ErrorKind::Refused, ErrorKind::Unsupported];
