@@ -21,24 +21,19 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::dir::{PositionFile, ReplicaDir};
+use super::found::{local_state, published_chain, read_wal_header, take_write_lock};
 use super::frames::Batch;
 use super::index::{Gauge, WalIndex};
 use super::intents::{Intents, LocalState, UpstreamPos};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::api::randomness;
-use crate::host::conn::Connection;
 use crate::host::file::{Door, Mode, ShmLock};
 use crate::pos::Pos;
-use crate::wal::{
-    ByteOrder, Chain, PageSize, WAL_FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader, wal_size,
-};
-use crate::walindex::{IndexHeader, LOCK_CKPT, LOCK_WRITE, encode_page_size, lock_read};
+use crate::wal::{ByteOrder, Chain, PageSize, WAL_FRAME_HEADER_SIZE, WalHeader, wal_size};
+use crate::walindex::{IndexHeader, LOCK_CKPT, encode_page_size, lock_read};
 
-/// How long to wait for a local writer to end its transaction when a follower begins.
-const WRITE_LOCK_MAX: Duration = Duration::from_secs(2);
 /// A WAL file longer than this is cut when it restarts, in bytes.
 const WAL_KEEP_BYTES: u64 = 16 << 20;
 
@@ -376,74 +371,4 @@ fn random() -> u32 {
 /// Where frame `frame`, counted from 1, is in the WAL.
 fn frame_offset(page_size: PageSize, frame: u32) -> u64 {
     wal_size(page_size, u64::from(frame.saturating_sub(1)))
-}
-
-fn read_wal_header(wal: &File) -> Result<Option<WalHeader>> {
-    let mut bytes = [0; WAL_HEADER_SIZE];
-    match wal.read_exact_at(&mut bytes, 0) {
-        Ok(()) => Ok(WalHeader::decode(&bytes).ok()),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error).context(|| "cannot read the WAL".into()),
-    }
-}
-
-/// What the WAL is, in the terms of an intent. Without frames, the salts tell: SQLite leaves them
-/// zero after recovering a WAL that is nothing but a header, and only then the file's own count.
-fn local_state(header: &IndexHeader, on_file: Option<&WalHeader>) -> Option<LocalState> {
-    if header.max_frame > 0 {
-        return Some(LocalState {
-            salts: header.file_salts(),
-            max_frame: header.max_frame,
-            checksum: header.frame_checksum(),
-        });
-    }
-    match header.file_salts() {
-        [0, 0] => on_file.map(|header| LocalState::empty(header.salts)),
-        salts => Some(LocalState::empty(salts)),
-    }
-}
-
-fn published_chain(header: &IndexHeader, on_file: Option<&WalHeader>) -> Result<Chain> {
-    let page_size = header.page_size()?;
-    if on_file.map(|header| header.salts) != Some(header.file_salts()) {
-        return Err(Error::corrupt("the WAL's header and the wal-index disagree"));
-    }
-    let (order, salts) = (header.order(), header.file_salts());
-    Ok(Chain { order, page_size, salts, checksum: header.frame_checksum() })
-}
-
-/// Takes WAL_WRITE_LOCK and a valid header. A header that is not valid means that recovery is due,
-/// which is SQLite's business and needs the lock.
-fn take_write_lock(
-    door: &Arc<Door>,
-    index: &WalIndex,
-    path: &Path,
-    vfs: &str,
-) -> Result<(ShmLock, IndexHeader)> {
-    let deadline = Instant::now() + WRITE_LOCK_MAX;
-    loop {
-        let why = match door.try_lock(LOCK_WRITE, 1, Mode::Exclusive)? {
-            Some(lock) => match index.gauge().header() {
-                Ok(header) => return Ok((lock, header)),
-                Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
-                Err(error) => {
-                    drop(lock);
-                    let connection = Connection::open(path, vfs, false)?;
-                    connection.query_i64("SELECT count(*) FROM main.sqlite_master")?;
-                    error
-                }
-            },
-            None => Error::new(
-                ErrorKind::Busy,
-                format!(
-                    "{} is being written, or followed, by another connection or process",
-                    path.display()
-                ),
-            ),
-        };
-        if Instant::now() >= deadline {
-            return Err(why);
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }

@@ -1,12 +1,12 @@
 //! Follows an upstream: makes a database file a live read replica and keeps it one.
 //!
 //! ```text
-//! client, transport, url    bytes off the wire
-//! session, cursor           records in order, proved by the upstream's checksum chain
-//! replica, image            into which file, and the first snapshot
-//! apply, frames, index      a WAL writer of its own under unmodified readers
-//! intents, dir              where in the upstream's history the replica is, exactly
-//! keeper, worker, pace      checkpoints, threads, when
+//! client, transport, url       bytes off the wire
+//! session, cursor              records in order, proved by the upstream's checksum chain
+//! replica, image               into which file, and the first snapshot
+//! apply, found, frames, index  a WAL writer of its own under unmodified readers
+//! intents, dir                 where in the upstream's history the replica is, exactly
+//! keeper, worker, pace         checkpoints, threads, when
 //! ```
 //!
 //! What readers of the replica see is the state after some whole transaction of the upstream, and
@@ -17,6 +17,7 @@ mod apply;
 mod client;
 mod cursor;
 mod dir;
+mod found;
 mod frames;
 mod image;
 mod index;

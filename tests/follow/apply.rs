@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use litestream::host::file::Door;
+
 use super::support::{Folder, catch_up, dump, follow, open, pages};
 use super::upstream::{Manners, Primary, Upstream};
 
@@ -191,5 +193,59 @@ fn others_find_it_locked_until_the_first_snapshot_is_whole() {
     assert_eq!(application.query_i64("SELECT sum(balance) FROM account").unwrap(), 100_000);
     let mode = application.query_text("PRAGMA journal_mode").unwrap();
     assert_eq!(mode.as_deref(), Some("wal"));
+    follower.stop().unwrap();
+}
+
+/// The words of a region that recovery makes too: everything but iChange, the header's checksum, and
+/// what checkpointers and readers left.
+fn made_by_recovery(path: &Path) -> Vec<Vec<u32>> {
+    let door = Door::open(path, "").unwrap();
+    let mut regions = Vec::new();
+    while let Some(region) = door.map(regions.len() as u32, false).unwrap() {
+        let mut words: Vec<u32> = (0..8192).map(|at| region.load_u32(at * 4)).collect();
+        if regions.is_empty() {
+            for at in [2, 10, 11].into_iter().chain(12..34) {
+                words[at] = 0;
+            }
+        }
+        regions.push(words);
+    }
+    regions
+}
+
+#[test]
+fn the_wal_index_is_what_recovery_would_make() {
+    let folder = Folder::new("index");
+    let mut primary = Primary::new(&folder.file("primary.db"), 512, BANK);
+    let manners = Manners { modern: true, split_frames: 300 };
+    let upstream = Upstream::serve(primary.history.clone(), manners);
+    let path = folder.file("replica.db");
+    let follower = follow(&path, &upstream.url);
+    catch_up(&follower);
+    // A long read keeps the WAL from starting over.
+    let reader = open(&path);
+    reader.execute("BEGIN").unwrap();
+    reader.query_i64("SELECT count(*) FROM log").unwrap();
+    for n in 1..40 {
+        primary.run(&format!("INSERT INTO log VALUES ({n}, randomblob(90000))"));
+        upstream.set(primary.history.clone());
+    }
+    primary.run("UPDATE account SET balance = balance + 1; DELETE FROM log WHERE n % 3");
+    upstream.set(primary.history.clone());
+    assert!(follower.wait(primary.history.end(), Duration::from_secs(20)));
+    let ours = made_by_recovery(&path);
+    assert!(ours.len() > 2, "{} regions", ours.len());
+    let copy = folder.file("copy.db");
+    std::fs::copy(folder.file("replica.db-wal"), folder.file("copy.db-wal")).unwrap();
+    // The database itself is not opened here: that would drop this process's locks on it.
+    let status = Command::new("cp").arg(&path).arg(&copy).status().unwrap();
+    assert!(status.success());
+    let theirs = made_by_recovery(&copy);
+    assert_eq!(ours.len(), theirs.len());
+    for (number, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+        let differ = ours.iter().zip(theirs).position(|(a, b)| a != b);
+        assert_eq!(differ, None, "a word of region {number}");
+    }
+    drop(reader);
     follower.stop().unwrap();
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::support::{Folder, catch_up, follow, host, pages};
 use super::upstream::replay;
 
-fn gunzip(name: &str) -> Vec<u8> {
+pub fn gunzip(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/litestream-0.4.0-beta.2");
     let file = std::fs::read(folder.join(name)).unwrap();
     let mut bytes = Vec::new();

@@ -5,6 +5,7 @@
 mod apply;
 mod crash;
 mod golden;
+mod hostile;
 mod recover;
 mod support;
 mod upstream;

@@ -57,6 +57,8 @@ struct State {
     manners: Manners,
     /// Ends connections that are idle, and takes no more.
     closed: AtomicBool,
+    /// Says nothing more on any connection.
+    frozen: AtomicBool,
     snapshots_sent: AtomicU32,
     /// The last requests' first lines.
     requests: Mutex<Vec<String>>,
@@ -76,6 +78,7 @@ impl Upstream {
             changed: Condvar::new(),
             manners,
             closed: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
             snapshots_sent: AtomicU32::new(0),
             requests: Mutex::new(Vec::new()),
         });
@@ -93,6 +96,10 @@ impl Upstream {
     pub fn set(&self, history: History) {
         *self.state.history.lock().unwrap() = history;
         self.state.changed.notify_all();
+    }
+
+    pub fn freeze(&self) {
+        self.state.frozen.store(true, Ordering::Relaxed);
     }
 
     pub fn snapshots_sent(&self) -> u32 {
@@ -174,6 +181,9 @@ fn respond(state: &State, request: &str, stream: &mut TcpStream) -> std::io::Res
             || history.wals[index].bytes.len() < offset
         {
             return Ok(());
+        }
+        while state.frozen.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(50));
         }
         if !news && state.manners.modern {
             beat(stream, &history)?;
@@ -339,12 +349,20 @@ impl Primary {
 
 /// A whole body as it was recorded, then silence.
 pub fn replay(body: Vec<u8>, page_size: u32) -> String {
+    replay_each(page_size, move |_| (body.clone(), true))
+}
+
+/// For each connection, counted from 0: a body, and whether the connection then stays open.
+pub fn replay_each(
+    page_size: u32,
+    body: impl Fn(usize) -> (Vec<u8>, bool) + Send + 'static,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
-        for stream in listener.incoming() {
+        for (number, stream) in listener.incoming().enumerate() {
             let mut stream = stream.unwrap();
-            let body = body.clone();
+            let (body, stays) = body(number);
             std::thread::spawn(move || {
                 let mut request = [0; 4096];
                 let _ = stream.read(&mut request);
@@ -358,8 +376,10 @@ pub fn replay(body: Vec<u8>, page_size: u32) -> String {
                     let _ = stream.write_all(piece);
                     let _ = stream.write_all(b"\r\n");
                 }
-                // Never ends, as the stream it was recorded from.
-                let _ = stream.read(&mut request);
+                if stays {
+                    // Never ends, as the stream it was recorded from.
+                    let _ = stream.read(&mut request);
+                }
             });
         }
     });
