@@ -1,13 +1,13 @@
 //! The address to listen on: from the text a user gives to listening sockets and the URL to paste.
 //!
-//! | text                | binds                                                                    |
-//! |---------------------|--------------------------------------------------------------------------|
-//! | `:9090`, `*:9090`   | protected: 127.0.0.1 and ::1; else every interface, IPv6 and IPv4        |
-//! | `localhost:9090`    | 127.0.0.1 and ::1                                                        |
-//! | `127.0.0.1:9090`, `[::1]:9090`, `10.0.0.5:9090` | that address                                 |
-//! | `0.0.0.0:9090`, `[::]:9090` | every interface, IPv4 or both                                    |
-//! | `db1.example:9090`  | every address of that name                                               |
-//! | `unix:/run/app.sock`| that socket file                                                         |
+//! | text                               | binds                                               |
+//! |------------------------------------|-----------------------------------------------------|
+//! | `:9090`, `*:9090`                  | protected: 127.0.0.1 and ::1; else every interface  |
+//! | `localhost:9090`                   | 127.0.0.1 and ::1                                   |
+//! | `127.0.0.1:9090`, `[::1]:9090`, .. | that address                                        |
+//! | `0.0.0.0:9090`, `[::]:9090`        | every interface: IPv4, or IPv6 and IPv4             |
+//! | `db1.example:9090`                 | every address of that name                          |
+//! | `unix:/run/app.sock`               | that socket file                                    |
 //!
 //! Port 0 takes any free port, the same for both loopback addresses. ::1 is left out on a host
 //! without IPv6. A socket file nobody answers on is left over from a crash and replaced; one that

@@ -1,14 +1,15 @@
 //! The HTTP server: gives followers a database's history, and tells people and monitors how it is.
 //!
-//! | file       | has                                                             | imports from here     |
-//! |------------|-----------------------------------------------------------------|-----------------------|
-//! | `address`  | what to listen on                                               |                       |
-//! | `front`    | the accept thread; connections that are not streams             | `conn`, `address`     |
-//! | `conn`     | one such connection                                             | `hub`, `head`, `reply`|
-//! | `hub`      | tiny_http behind a private socket, the router's thread          | `routes`              |
-//! | `routes`   | which request gets which answer                                 | `query`, `served`, `metrics` |
-//! | `session`  | a stream: one thread that writes records to a follower          | `chunk`, `served`     |
-//! | `served`   | a database and its followers                                    |                       |
+//! | file       | has                                                       | uses            |
+//! |------------|-----------------------------------------------------------|-----------------|
+//! | `address`  | what to listen on                                         |                 |
+//! | `front`    | the accept thread; connections that are not streams       | `conn`          |
+//! | `conn`     | one such connection                                       | `hub`, `head`   |
+//! | `hub`      | tiny_http behind a private socket, the router's thread    | `routes`        |
+//! | `routes`   | which request gets which answer                           | `query`         |
+//! | `sessions` | the streams there are                                     | `session`       |
+//! | `session`  | a stream: one thread that writes records to a follower    | `chunk`         |
+//! | `served`   | a database and its followers                              | `metrics`       |
 //!
 //! Locks, in the order in which they may be taken: `SERVERS`, `Shared::databases`,
 //! `Sessions::live`, `Served`'s; none is held while a socket or a file is used, but `SERVERS` while
@@ -238,7 +239,7 @@ impl Server {
         };
         let router = router.map_err(|error| error.context(cannot()))?;
         let front = Front::new(Arc::clone(&shared), listeners, woken);
-        let front = match registry::spawn_worker("litestream-accept", move || front.run()) {
+        let front = match registry::spawn_worker("litestream-net", move || front.run()) {
             Ok(front) => front,
             Err(error) => {
                 shared.hub.stop();

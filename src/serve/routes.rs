@@ -1,12 +1,12 @@
 //! Which request gets which answer.
 //!
-//! | route            | method | answer                                                              |
-//! |------------------|--------|---------------------------------------------------------------------|
-//! | `/stream`        | GET    | 200 and records without end                                         |
-//! | `/ack`           | POST   | 204; 404 if no such follower is connected                           |
-//! | `/healthz`       | any    | 200 `ok`, or 503 and why; asks for no token                         |
-//! | `/metrics`       | any    | 200, Prometheus text                                                |
-//! | anything else    |        | 404                                                                 |
+//! | route          | method | answer                                        |
+//! |----------------|--------|-----------------------------------------------|
+//! | `/stream`      | GET    | 200 and records without end                   |
+//! | `/ack`         | POST   | 204; 404 if no such follower is connected     |
+//! | `/healthz`     | any    | 200 `ok`, or 503 and why; asks for no token   |
+//! | `/metrics`     | any    | 200, Prometheus text                          |
+//! | anything else  |        | 404                                           |
 //!
 //! With a token everything but `/healthz` needs `Authorization: Bearer TOKEN`. Without one the
 //! server is protected: it answers this machine only, and only under a name of this machine,

@@ -1,10 +1,10 @@
 //! A database as followers see it: its log, its numbers, and who follows it.
 //!
-//! | field                | changed by                                | while holding          |
-//! |----------------------|-------------------------------------------|------------------------|
-//! | `followers`          | sessions, when they begin and end         | `followers`            |
-//! | `Follower::progress` | its session (sent), an acknowledgement    | its own lock, after `followers` if both |
-//! | totals               | anyone, they only grow                    | nothing                |
+//! | field                | changed by                             | while holding            |
+//! |----------------------|----------------------------------------|--------------------------|
+//! | `followers`          | sessions, when they begin and end      | `followers`              |
+//! | `Follower::progress` | its session (sent), an acknowledgement | its own, `followers` 1st |
+//! | totals               | anyone, they only grow                 | nothing                  |
 //!
 //! `acknowledged` is signalled after a change of an applied position, with `followers` held, so
 //! that a waiter misses none.

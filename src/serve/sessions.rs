@@ -96,7 +96,7 @@ impl Shared {
         let place = Place { shared: Arc::clone(self), socket: Arc::clone(&socket) };
         let stall = self.limits.stall;
         let session = Session { socket: Arc::clone(&socket), peer, request, stopping, stall };
-        let spawned = registry::spawn_worker("litestream-stream", move || {
+        let spawned = registry::spawn_worker("litestream-send", move || {
             let place = place;
             session.run();
             drop(place);
