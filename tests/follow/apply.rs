@@ -196,8 +196,8 @@ fn others_find_it_locked_until_the_first_snapshot_is_whole() {
     follower.stop().unwrap();
 }
 
-/// The words of a region that recovery makes too: everything but iChange, the header's checksum, and
-/// what checkpointers and readers left.
+/// The words of a region that recovery makes too: all but iChange, the header's checksum, and what
+/// checkpointers and readers left.
 fn made_by_recovery(path: &Path) -> Vec<Vec<u32>> {
     let door = Door::open(path, "").unwrap();
     let mut regions = Vec::new();
