@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::capture::{Capture, State};
+use crate::error::Result;
 use crate::log::layout::with_suffix;
+use crate::pos::Pos;
 use crate::serve::{Metric, Report, count};
 
 /// What a captured database tells the server about itself.
@@ -85,6 +87,10 @@ impl Report for Numbers {
                 read(&counters.errors),
             ),
         ]
+    }
+
+    fn position(&self) -> Result<Option<Pos>> {
+        self.capture.position().map(Some)
     }
 
     fn error(&self) -> Option<String> {

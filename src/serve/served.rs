@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::metrics::{Metric, count};
-use crate::error::lock;
+use crate::error::{Error, Result, lock};
 use crate::log::Log;
 use crate::pos::{Pos, compare_pos};
 
@@ -29,6 +29,11 @@ pub trait Report: Send + Sync {
     /// Its numbers; the label `db` is added to each.
     fn metrics(&self) -> Vec<Metric> {
         Vec::new()
+    }
+
+    /// A position that covers everything committed before the call; none: the log's end is all there is.
+    fn position(&self) -> Result<Option<Pos>> {
+        Ok(None)
     }
 
     /// What is wrong with it at the moment.
@@ -99,6 +104,14 @@ impl Served {
     pub(crate) fn trouble(&self) -> Option<String> {
         let no_generation = || (!self.log.is_ready()).then(|| "no generation available".to_owned());
         self.report.error().or_else(no_generation)
+    }
+
+    /// A position that covers everything committed before the call.
+    pub(crate) fn position(&self) -> Result<Pos> {
+        match self.report.position()? {
+            Some(pos) => Ok(pos),
+            None => self.log.position().ok_or_else(Error::no_generation),
+        }
     }
 
     /// Who follows now.

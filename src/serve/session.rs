@@ -151,6 +151,7 @@ impl Stream<'_> {
     fn run(&mut self, socket: &Socket, stopping: &AtomicBool) -> Result<()> {
         // Right away: a follower learns how far the snapshot's WAL must be applied to be exact.
         let mut beat = Instant::now();
+        let mut is_first = true;
         loop {
             if stopping.load(Ordering::Acquire) {
                 return Ok(());
@@ -159,7 +160,8 @@ impl Stream<'_> {
             if self.heartbeat {
                 let now = Instant::now();
                 if now >= beat {
-                    self.send_heartbeat()?;
+                    self.send_heartbeat(is_first)?;
+                    is_first = false;
                     beat = now + HEARTBEAT;
                 }
                 wait = wait.min(beat.saturating_duration_since(now));
@@ -183,8 +185,14 @@ impl Stream<'_> {
         }
     }
 
-    fn send_heartbeat(&mut self) -> Result<()> {
-        let pos = self.served.log().position().ok_or_else(Error::no_generation)?;
+    /// The first one of a connection covers all that was committed when it was made: a follower that has
+    /// reached it knows that it is caught up, and that its snapshot is exact.
+    fn send_heartbeat(&mut self, is_first: bool) -> Result<()> {
+        let pos = if is_first {
+            self.served.position()?
+        } else {
+            self.served.log().position().ok_or_else(Error::no_generation)?
+        };
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         let record = Heartbeat { pos, unix_ms }.encode_record();
