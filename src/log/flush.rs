@@ -136,12 +136,14 @@ impl Log {
     /// newest snapshot or anything after it, and nothing a follower still reads unless the log is
     /// four times over its bound (that follower starts again from the snapshot).
     pub fn trim(&self, bytes_max: u64) -> Result<()> {
-        let _one_at_a_time = lock(&self.flusher);
+        let mut unsynced = lock(&self.flusher);
         while let Some(index) = self.next_victim(bytes_max) {
             // First out of sight, then off the disk: a session either has the file or is told.
             let gone = lock(&self.state).disk.remove(&index).unwrap_or_default();
             if let Some(first) = gone.first() {
-                layout::remove_tree(&self.layout.wal_index(first.pos.generation, index))?;
+                let folder = self.layout.wal_index(first.pos.generation, index);
+                unsynced.0.retain(|path| !path.starts_with(&folder));
+                layout::remove_tree(&folder)?;
             }
         }
         let stale = self.take_stale_snapshots();

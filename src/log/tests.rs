@@ -310,6 +310,27 @@ fn old_indexes_go_but_not_under_a_reader() {
     assert_eq!(again.tip(), log.tip());
 }
 
+/// A burst may fill whole indexes, have them replaced by a snapshot and deleted, all between two
+/// durable flushes: the second one has nothing to sync of what is gone.
+#[test]
+fn files_may_go_before_they_were_synced() {
+    let folder = Folder::new("unsynced");
+    let (log, _) = open(&folder);
+    let mut writer = Writer::new(&log, 0xabc);
+    snapshot(&log, 0, &[5; 512]);
+    writer.write(&log, &[1]);
+    writer.restart();
+    writer.write(&log, &[1]);
+    let newest = Index::new(1).unwrap();
+    let mut copy = log.snapshot_writer(newest, 512, SystemTime::now()).unwrap();
+    copy.write(&[6; 512]).unwrap();
+    log.add_snapshot(copy).unwrap();
+    log.flush(Pack::Stored, false).unwrap();
+    log.trim(0).unwrap();
+    assert_eq!(log.totals().segments, 1);
+    log.flush(Pack::Stored, true).unwrap();
+}
+
 #[test]
 fn a_gap_or_a_jump_is_refused() {
     let folder = Folder::new("gap");
