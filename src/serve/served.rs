@@ -31,7 +31,8 @@ pub trait Report: Send + Sync {
         Vec::new()
     }
 
-    /// A position that covers everything committed before the call; none: the log's end is all there is.
+    /// A position that covers everything committed before the call; none: the log's end is all
+    /// there is.
     fn position(&self) -> Result<Option<Pos>> {
         Ok(None)
     }
