@@ -185,8 +185,8 @@ impl Stream<'_> {
         }
     }
 
-    /// The first one of a connection covers all that was committed when it was made: a follower that
-    /// has reached it knows that it is caught up, and that its snapshot is exact.
+    /// The first one of a connection covers all that was committed when it was made: a follower
+    /// that has reached it knows that it is caught up, and that its snapshot is exact.
     fn send_heartbeat(&mut self, is_first: bool) -> Result<()> {
         let pos = if is_first {
             self.served.position()?
