@@ -9,9 +9,10 @@
 //!
 //! * Lag: from the return of the served writer's COMMIT until the reader sees the row, one commit
 //!   each 50 ms and one each 2 ms.
-//! * Write rate: both writers flat out in turns (plain, served, plain, served ...), one-row UPDATEs,
-//!   at synchronous OFF, NORMAL and FULL. The ratio of each pair counts, not the rates: machines
-//!   and disks drift. Between two turns the follower catches up, so no work is left to the other.
+//! * Write rate: both writers flat out in turns (plain, served, plain, served ...), one-row
+//!   UPDATEs, at synchronous OFF, NORMAL and FULL. The ratio of each pair counts, not the rates:
+//!   machines and disks drift. Between two turns the follower catches up, so no work is left to the
+//!   other.
 //!
 //! Prints a table; one JSON object a line goes to `target/bench/live.jsonl`. `ROUNDS` is how many
 //! pairs (default 7), `TURN_MS` how long a turn is (default 1000). The SQLite is the bundled one.
@@ -123,7 +124,8 @@ impl Group {
     }
 }
 
-// --- the report ------------------------------------------------------------------------------------
+// --- the report
+// ------------------------------------------------------------------------------------
 
 struct Report {
     lines: fs::File,

@@ -1,7 +1,7 @@
 //! A child process: this program once more, in a role. JSON lines in and out.
 //!
-//! `{"call": "beat", "with": {..}}` is answered by one line, or, where the child says so, by several.
-//! A child ends at the end of its input, so it cannot outlive its parent.
+//! `{"call": "beat", "with": {..}}` is answered by one line, or, where the child says so, by
+//! several. A child ends at the end of its input, so it cannot outlive its parent.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
