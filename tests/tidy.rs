@@ -189,8 +189,7 @@ fn the_checks_see_what_they_look_for() {
     );
 }
 
-// --- files
-// -----------------------------------------------------------------------------------------
+// --- files ---------------------------------------------------------------------------------------
 
 struct Source {
     /// Relative to the root, with slashes.
@@ -248,8 +247,7 @@ fn assert_none(wrong: &[String]) {
     assert!(wrong.is_empty(), "{} places:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-// --- Rust
-// ------------------------------------------------------------------------------------------
+// --- Rust ----------------------------------------------------------------------------------------
 
 /// The module of the crate a file belongs to: `src/log/reader.rs` is part of `log`.
 fn module_of(name: &str) -> String {
