@@ -1,5 +1,5 @@
-//! Litestream inside SQLite: live read replicas from one loadable library. Modules in reading order;
-//! imports point up this list only.
+//! Litestream inside SQLite: live read replicas from one loadable library. Modules in reading
+//! order; imports point up this list only.
 
 pub mod error;
 pub mod pos;
