@@ -58,7 +58,7 @@ pub(super) fn begin(shared: &Shared) -> Result<Begun> {
         },
         None => begin_generation(shared, &door, "the log is empty"),
     };
-    let scanner = Scanner::new(&door, &shared.log, tip, frame)?;
+    let scanner = Scanner::new(&door, &shared.log, tip, frame, pin.let_go())?;
     Ok(Begun { door, pin, sql, scanner, fresh })
 }
 
@@ -82,7 +82,7 @@ fn lock_down(shared: &Shared, pin: &Pin, sql: &Connection) -> Result<()> {
         }
         if ready {
             // Nobody finished publishing: recovery needs the lock we hold.
-            pin.release_all();
+            pin.step_aside();
             sql.query_i64("SELECT count(*) FROM sqlite_schema")?;
         }
         if Instant::now() >= deadline || shared.stopping() {

@@ -189,33 +189,46 @@ impl<'s> Cycle<'s> {
         loop {
             let done = self.run()?;
             let armed = self.pin.view().is_armed();
-            if armed && mode == CheckpointMode::Truncate && self.pin.slot().is_none() {
-                return self.truncate();
+            if mode == CheckpointMode::Truncate {
+                let may = armed && self.pin.slot().is_none();
+                if let Some(done) = if may { self.truncate()? } else { None } {
+                    return Ok(done);
+                }
             }
-            if armed || Instant::now() >= deadline {
-                return Ok(Checkpointed { busy: !armed, ..done });
+            let finished = armed && mode != CheckpointMode::Truncate;
+            if finished || Instant::now() >= deadline {
+                return Ok(Checkpointed { busy: !finished, ..done });
             }
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// TRUNCATE restarts the WAL itself, under its write lock. It cannot be told from a writer's
-    /// restart followed by commits we never saw, except by salt-1: each restart adds one to it.
-    /// Anything but one restart ends the session, and the next begins a new generation.
-    fn truncate(&mut self) -> Result<Checkpointed> {
-        let salts = |cycle: &Self| cycle.pin.view().header().map(|header| header.file_salts());
-        let before = salts(self);
+    /// TRUNCATE restarts the WAL itself, so no slot may be held and anybody's checkpoint may get
+    /// in. Whether a commit went by unseen shows in the header, which counts them: anything but
+    /// what was captured lets go of the WAL, and the next session begins a new generation. `None`:
+    /// a writer was quicker, nothing was done.
+    fn truncate(&mut self) -> Result<Option<Checkpointed>> {
+        // Nobody captures meanwhile: what lies behind a gap must not become our end.
+        let mut scanner = lock(self.scanner);
+        scanner.catch_up_now(self.counters)?;
+        let Some(before) = self.pin.view().header() else { return Ok(None) };
+        if before.max_frame != 0 && !scanner.is_at(&before) || !self.pin.view().is_armed() {
+            return Ok(None);
+        }
+        let seen = self.counters.commits.load(Ordering::Relaxed);
         self.pin.release_checkpoint();
         let done = self.sql.checkpoint(CheckpointMode::Truncate.code());
-        let after = salts(self);
-        let retaken = self.pin.take_checkpoint(RETAKE_BUDGET)?;
-        let one_restart = match (before, after) {
-            (Some(before), Some(after)) => after == before || after[0] == before[0].wrapping_add(1),
-            _ => false,
-        };
-        if !one_restart || !retaken {
+        let proved = self.pin.take_checkpoint(RETAKE_BUDGET).and_then(|retaken| {
+            scanner.catch_up_now(self.counters)?;
+            let seen = self.counters.commits.load(Ordering::Relaxed).wrapping_sub(seen);
+            let after = self.pin.view().header().filter(|_| retaken);
+            let made = after.map(|after| u64::from(after.change.wrapping_sub(before.change)));
+            Ok(made == Some(seen))
+        });
+        if !matches!(proved, Ok(true)) {
+            self.pin.release_all();
             return Err(Error::generation_changed().context("TRUNCATE met another checkpoint"));
         }
-        done
+        done.map(Some)
     }
 }

@@ -12,6 +12,7 @@
 //! keeper is stuck on a disk: the gate after [`GATE_MAX`], everything after [`STUCK_MAX`].
 //! `Pin::locks` is held only for a lock call, never over SQLite or a disk.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -28,11 +29,29 @@ const GATE_MAX: Duration = Duration::from_millis(20);
 /// A keeper without a sign of life for this long is stuck: the user's database comes first.
 const STUCK_MAX: Duration = Duration::from_secs(60);
 
+/// Whether the WAL may have restarted under this session. Set before the locks go and never
+/// cleared, so whoever reads the wal-index and *then* finds it unset has read it under the locks.
+#[derive(Clone, Default)]
+pub(super) struct LetGo(Arc<AtomicBool>);
+
+impl LetGo {
+    /// From here on nothing read from the WAL proves anything.
+    fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Asked after reading, not before.
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// The locks of one session.
 pub(super) struct Pin {
     door: Arc<Door>,
     view: View,
     locks: Mutex<Locks>,
+    let_go: LetGo,
 }
 
 struct Locks {
@@ -40,7 +59,6 @@ struct Locks {
     slot: Option<(u8, ShmLock)>,
     gate: Option<(Instant, ShmLock)>,
     alive: Instant,
-    abandoned: bool,
 }
 
 impl Pin {
@@ -51,9 +69,14 @@ impl Pin {
             slot: None,
             gate: None,
             alive: Instant::now(),
-            abandoned: false,
         };
-        Ok(Pin { door: Arc::clone(door), view: View::open(door)?, locks: Mutex::new(locks) })
+        let (door, view) = (Arc::clone(door), View::open(door)?);
+        Ok(Pin { door, view, locks: Mutex::new(locks), let_go: LetGo::default() })
+    }
+
+    /// For those who read the WAL.
+    pub(super) fn let_go(&self) -> LetGo {
+        self.let_go.clone()
     }
 
     /// The wal-index.
@@ -69,7 +92,7 @@ impl Pin {
     /// The locks, unless they were taken away.
     fn held(&self) -> Result<MutexGuard<'_, Locks>> {
         let mut locks = lock(&self.locks);
-        if locks.abandoned {
+        if self.let_go.is_set() {
             return Err(stuck());
         }
         locks.alive = Instant::now();
@@ -157,12 +180,16 @@ impl Pin {
         lock(&self.locks).gate.take().map(|(closed, _)| closed.elapsed())
     }
 
-    /// Gives up everything; the WAL is SQLite's own again.
+    /// Lets others in for a moment, before anything is captured under these locks.
+    pub(super) fn step_aside(&self) {
+        lock(&self.locks).release();
+    }
+
+    /// Gives up everything; the WAL is SQLite's own again, and this session reads no more of it.
     pub(super) fn release_all(&self) {
         let mut locks = lock(&self.locks);
-        locks.gate = None;
-        locks.checkpoint = None;
-        locks.slot = None;
+        self.let_go.set();
+        locks.release();
     }
 
     /// Called now and then by a thread that is never stuck on a disk. Opening the gate early is
@@ -175,13 +202,19 @@ impl Pin {
         if held.is_some_and(|held| held > GATE_MAX) {
             locks.gate = None;
         }
-        if now.saturating_duration_since(locks.alive) > STUCK_MAX && !locks.abandoned {
-            locks.abandoned = true;
-            locks.gate = None;
-            locks.checkpoint = None;
-            locks.slot = None;
+        if now.saturating_duration_since(locks.alive) > STUCK_MAX {
+            self.let_go.set();
+            locks.release();
         }
-        if locks.abandoned { Err(stuck()) } else { Ok(()) }
+        if self.let_go.is_set() { Err(stuck()) } else { Ok(()) }
+    }
+}
+
+impl Locks {
+    fn release(&mut self) {
+        self.gate = None;
+        self.checkpoint = None;
+        self.slot = None;
     }
 }
 

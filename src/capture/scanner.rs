@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::pin::LetGo;
 use super::{Counters, policy, view::View};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::file::Door;
@@ -44,17 +45,24 @@ pub(super) struct Scanner {
     page_size: PageSize,
     tip: Tip,
     frame: u32,
+    let_go: LetGo,
 }
 
 impl Scanner {
-    /// Reads on from `tip`, `frame` frames into its index.
-    pub(super) fn new(door: &Arc<Door>, log: &Arc<Log>, tip: Tip, frame: u32) -> Result<Scanner> {
+    /// Reads on from `tip`, `frame` frames into its index, until the WAL is let go.
+    pub(super) fn new(
+        door: &Arc<Door>,
+        log: &Arc<Log>,
+        tip: Tip,
+        frame: u32,
+        let_go: LetGo,
+    ) -> Result<Scanner> {
         let path = door.wal_path();
         let wal = File::open(path).context(|| format!("cannot open {}", path.display()))?;
         let page_size = door.page_size();
         let view = View::open(door)?;
         let log = Arc::clone(log);
-        Ok(Scanner { view, wal, log, page_size, tip, frame })
+        Ok(Scanner { view, wal, log, page_size, tip, frame, let_go })
     }
 
     /// Where it has read to.
@@ -67,9 +75,21 @@ impl Scanner {
         self.frame
     }
 
+    /// Whether all the header tells of is captured.
+    pub(super) fn is_at(&self, header: &IndexHeader) -> bool {
+        let same = self.tip.chain.is_some_and(|chain| chain.salts == header.file_salts());
+        same && self.frame == header.max_frame
+    }
+
     /// Captures up to the published end.
     pub(super) fn catch_up(&mut self, counters: &Counters) -> Result<Progress> {
         let Some(header) = self.view.header() else { return Ok(Progress::Torn) };
+        if self.let_go.is_set() {
+            // Another WAL may have come and gone unseen; whatever follows our end here would hide
+            // the gap, and the next session would prove itself on the far side of it.
+            let why = "the WAL was let go; capture begins again where it can be proved";
+            return Err(Error::new(ErrorKind::Stopped, why));
+        }
         let ours = self.tip.chain.is_some_and(|chain| chain.salts == header.file_salts());
         let from = if ours { self.frame } else { 0 };
         if header.max_frame == from {
