@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use super::pin::{GATE_SLOT, Pin};
 use super::scanner::Scanner;
 use super::{Counters, policy};
-use crate::error::{Error, Result, lock};
+use crate::error::{Error, ErrorKind, Result, lock};
 use crate::host::conn::{Checkpointed, Connection};
 use crate::info::CheckpointMode;
 use crate::log::{Log, Pack};
@@ -172,7 +172,11 @@ impl<'s> Cycle<'s> {
     /// A writer died between the two copies of the header. Recovery needs WAL_CKPT_LOCK: a reader
     /// of ours does it while a slot keeps the WAL as it is.
     pub(super) fn recover(&mut self) -> Result<()> {
-        self.pin.take_slot()?;
+        if !self.pin.take_slot()? {
+            // Without one the WAL might restart unseen while we recover: let go of it properly.
+            let why = "a writer died while publishing a commit, and readers hold every slot";
+            return Err(Error::new(ErrorKind::Busy, why));
+        }
         self.pin.release_checkpoint();
         let read = self.sql.query_i64("SELECT count(*) FROM sqlite_schema");
         self.pin.take_checkpoint(RETAKE_BUDGET)?;
