@@ -64,12 +64,7 @@ struct Locks {
 impl Pin {
     /// Nothing held yet.
     pub(super) fn new(door: &Arc<Door>) -> Result<Pin> {
-        let locks = Locks {
-            checkpoint: None,
-            slot: None,
-            gate: None,
-            alive: Instant::now(),
-        };
+        let locks = Locks { checkpoint: None, slot: None, gate: None, alive: Instant::now() };
         let (door, view) = (Arc::clone(door), View::open(door)?);
         Ok(Pin { door, view, locks: Mutex::new(locks), let_go: LetGo::default() })
     }

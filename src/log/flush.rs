@@ -122,6 +122,8 @@ impl Log {
             && state.tip.is_some_and(|tip| tip.pos.generation == stored.pos.generation)
         {
             state.flushed = last.end();
+            let written: usize = group.iter().map(|segment| segment.raw.len()).sum();
+            state.unflushed_bytes = state.unflushed_bytes.saturating_sub(written);
             state.disk.entry(stored.pos.index).or_default().push(stored);
         }
         while state.tail_bytes > TAIL_BYTES_KEPT {

@@ -72,6 +72,8 @@ struct State {
     snapshots: BTreeMap<Index, Snapshot>,
     tail: VecDeque<Arc<Segment>>,
     tail_bytes: usize,
+    /// Of these, what is in no file yet.
+    unflushed_bytes: usize,
     flushed: Pos,
     leases: HashMap<u64, Index>,
     leases_made: u64,
@@ -149,6 +151,7 @@ impl Log {
         }
         state.tip = Some(Tip { pos: segment.end(), chain: Some(chain) });
         state.tail_bytes += segment.raw.len();
+        state.unflushed_bytes += segment.raw.len();
         state.tail.push_back(Arc::new(segment));
         drop(state);
         self.changed.notify_all();
@@ -157,10 +160,7 @@ impl Log {
 
     /// Bytes captured but not yet in a file.
     pub fn unflushed_bytes(&self) -> usize {
-        let state = lock(&self.state);
-        let flushed = state.flushed;
-        let waiting = state.tail.iter().rev().take_while(|segment| after(segment.pos, flushed));
-        waiting.map(|segment| segment.raw.len()).sum()
+        lock(&self.state).unflushed_bytes
     }
 
     /// Everything before this is in files.

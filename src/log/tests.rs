@@ -310,6 +310,25 @@ fn old_indexes_go_but_not_under_a_reader() {
     assert_eq!(again.tip(), log.tip());
 }
 
+/// What waits is counted from the first segment on, so that a single commit is flushed as well.
+#[test]
+fn every_unwritten_byte_counts() {
+    let folder = Folder::new("unflushed");
+    let (log, _) = open(&folder);
+    let mut writer = Writer::new(&log, 0xdef);
+    snapshot(&log, 0, &[5; 512]);
+    writer.write(&log, &[1]);
+    assert!(log.unflushed_bytes() > 0);
+    log.flush(Pack::Stored, false).unwrap();
+    assert_eq!(log.unflushed_bytes(), 0);
+    writer.write(&log, &[1]);
+    assert!(log.unflushed_bytes() > 0);
+    writer.restart();
+    writer.write(&log, &[1]);
+    log.flush(Pack::Stored, false).unwrap();
+    assert_eq!(log.unflushed_bytes(), 0);
+}
+
 /// A burst may fill whole indexes, have them replaced by a snapshot and deleted, all between two
 /// durable flushes: the second one has nothing to sync of what is gone.
 #[test]
