@@ -25,6 +25,8 @@ use crate::wal::{FrameHeader, WAL_FRAME_HEADER_SIZE, WAL_HEADER_SIZE};
 
 /// How long others' checkpoints may keep us from starting.
 const START_BUDGET: Duration = Duration::from_secs(10);
+/// How long a writer may take to publish a commit it has written.
+const PROVE_BUDGET: Duration = Duration::from_millis(100);
 /// Bytes of the database read at once for a snapshot.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -95,7 +97,17 @@ fn lock_down(shared: &Shared, pin: &Pin, sql: &Connection) -> Result<()> {
 
 /// How many frames of the WAL are the log's, or why it does not continue the log.
 fn prove(door: &Arc<Door>, pin: &Pin, tip: Tip) -> Result<std::result::Result<u32, &'static str>> {
-    let Some(header) = pin.view().header() else { return Ok(Err("the WAL's index is torn")) };
+    // Torn for a moment is a writer publishing; torn for longer, recovery needs the locks we hold.
+    let deadline = Instant::now() + PROVE_BUDGET;
+    let header = loop {
+        if let Some(header) = pin.view().header() {
+            break header;
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::new(ErrorKind::Busy, "a writer died while publishing a commit"));
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    };
     let Some(chain) = tip.chain else {
         // A snapshot and no commit since: only an empty history can continue there, and an empty
         // WAL does not say how often it was restarted.
