@@ -17,6 +17,7 @@ use super::notice::Notice;
 use super::{Request, Session, Shared, State, begin, policy};
 use crate::error::{Error, ErrorKind, Result, lock};
 use crate::host::file::Door;
+use crate::host::guard::guard;
 use crate::host::os;
 use crate::log::Pack;
 use crate::pos::Pos;
@@ -153,7 +154,8 @@ fn run_session(
         let (shared, session) = (Arc::clone(shared), Arc::clone(&session));
         let wal = begun.door.wal_path().to_owned();
         registry::spawn_worker("litestream-cap", move || {
-            if let Err(error) = Notice::new(&shared, &session, &wal).run() {
+            let notice = Notice::new(&shared, &session, &wal);
+            if let Err(error) = guard("noticing commits", || notice.run()) {
                 // Nobody may read on from a WAL that is not held any more.
                 *lock(&shared.session) = None;
                 *lock(&session.failed) = Some(error);
@@ -161,7 +163,9 @@ fn run_session(
             }
         })?
     };
-    let outcome = keeper.start(begun.fresh).and_then(|()| keeper.run(inbox, woken));
+    // A panic ends the session like any error: its locks go, and it is tried again.
+    let work = || keeper.start(begun.fresh).and_then(|()| keeper.run(inbox, woken));
+    let outcome = guard("capture", work);
     session.over.store(true, Ordering::Release);
     registry::join(worker);
     *lock(&shared.session) = None;
