@@ -227,7 +227,9 @@ impl Keeper<'_> {
     }
 
     fn next_look(&self, frames: u32) -> Duration {
-        let due = frames >= policy::CHECKPOINT_FRAMES && !self.cycle.pin.view().is_armed();
+        // A try that readers kept from finishing waits for more frames, not for the next tick.
+        let untried = frames >= policy::CHECKPOINT_FRAMES && frames != self.tried_at;
+        let due = untried && !self.cycle.pin.view().is_armed();
         if due || self.cycle.pin.slot().is_some() {
             TICK
         } else if self.shared.log.unflushed_bytes() > 0 {
