@@ -69,11 +69,28 @@ impl Snapshot {
     }
 }
 
+/// Written bytes of a snapshot are brought to the disk this often: a device too slow for its size
+/// shows as many short waits, and the sync at the end is one of them.
+const SYNC_EVERY: u64 = 64 << 20;
+
+/// A `.tmp` file: gone if the snapshot does not come about, so that tries that fail for lack of
+/// space do not take what is left of it.
+struct Tmp(PathBuf);
+
+impl Drop for Tmp {
+    fn drop(&mut self) {
+        // After the rename there is nothing of that name.
+        let _gone_or_left_to_the_next_start = std::fs::remove_file(&self.0);
+    }
+}
+
 /// Takes a snapshot's pages in order.
 pub struct SnapshotWriter {
     encoder: lz4::Encoder<File>,
+    file: File,
+    unsynced: u64,
     layout: Layout,
-    tmp: PathBuf,
+    tmp: Tmp,
     path: PathBuf,
     raw_size: u64,
     written: u64,
@@ -93,8 +110,12 @@ impl SnapshotWriter {
         layout.create_dir(&layout.snapshots(generation))?;
         let path = layout.snapshot(generation, index);
         let (file, tmp) = layout.create_tmp(&path)?;
+        let tmp = Tmp(tmp);
+        let same = file.try_clone().context(|| format!("cannot write {}", tmp.0.display()))?;
         Ok(SnapshotWriter {
-            encoder: lz4::Encoder::new(file, Some(raw_size))?,
+            encoder: lz4::Encoder::new(same, Some(raw_size))?,
+            file,
+            unsynced: 0,
             layout: layout.clone(),
             tmp,
             path,
@@ -108,15 +129,21 @@ impl SnapshotWriter {
 
     /// The next bytes of the database file.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.written += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.encoder
-            .write_all(bytes)
-            .context(|| format!("cannot write snapshot {}", self.tmp.display()))
+        let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.written += len;
+        self.unsynced += len;
+        let name = || format!("cannot write snapshot {}", self.tmp.0.display());
+        self.encoder.write_all(bytes).context(name)?;
+        if self.unsynced >= SYNC_EVERY {
+            self.unsynced = 0;
+            self.file.sync_data().context(name)?;
+        }
+        Ok(())
     }
 
     /// Ends the frame, syncs the file and gives it its name.
     pub(super) fn finish(self) -> Result<Snapshot> {
-        let name = self.tmp.display().to_string();
+        let name = self.tmp.0.display().to_string();
         if self.written != self.raw_size {
             let why = format!("snapshot {name}: {} of {} bytes", self.written, self.raw_size);
             return Err(Error::new(ErrorKind::Bug, why));
@@ -126,7 +153,7 @@ impl SnapshotWriter {
         // Its age is the moment the copy began, and it must still be so after a restart.
         file.set_modified(self.created_at).context(|| format!("cannot date {name}"))?;
         let size = file.metadata().context(|| format!("cannot measure {name}"))?.len();
-        layout::publish(&file, &self.tmp, &self.path, true)?;
+        layout::publish(&file, &self.tmp.0, &self.path, true)?;
         layout::sync_parent(&self.layout.snapshots(self.generation))?;
         let info = SnapshotInfo {
             generation: self.generation,
