@@ -33,7 +33,7 @@ pub(super) struct Wal {
 
 /// Whether to checkpoint now.
 pub(super) fn wants_checkpoint(wal: Wal) -> bool {
-    let grown = wal.frames >= wal.tried_at.saturating_add(RETRY_FRAMES);
+    let grown = wal.frames.saturating_sub(wal.tried_at) >= RETRY_FRAMES;
     let fresh = wal.frames != wal.tried_at;
     wal.frames >= CHECKPOINT_FRAMES && !wal.armed && (grown || (fresh && wal.quiet >= QUIET))
 }
