@@ -127,6 +127,7 @@ pub fn serve(request: &ServeRequest, interrupted: &dyn Fn() -> bool) -> Result<S
         }
         return Err(error);
     }
+    registry::log(Level::Info, path, &format!("serves on {}", address.url()));
     Ok(address.url())
 }
 
@@ -170,7 +171,9 @@ pub fn follow(
             }
             None => {
                 drop(work);
+                let message = format!("follows {}", config.url);
                 let follower = follow::start(config)?;
+                registry::log(Level::Info, &database.path, &message);
                 work = lock(&database.work);
                 work.follower = Some(Arc::clone(&follower));
                 work.since = Some(SystemTime::now());

@@ -40,6 +40,7 @@ use crate::error::{Error, ErrorKind, Result, lock};
 use crate::host::api::randomness;
 use crate::pos::{Generation, Pos};
 use crate::registry;
+use crate::wal::PageSize;
 
 use apply::Applier;
 use client::Client;
@@ -84,6 +85,8 @@ pub struct Status {
     pub generation: Option<Generation>,
     /// The position readers see.
     pub position: Option<Pos>,
+    /// The page size; none before the first connection.
+    pub page_size: Option<PageSize>,
     /// The upstream's own position, as it last told.
     pub upstream_position: Option<Pos>,
 }
@@ -147,6 +150,7 @@ impl Follower {
             upstream: self.config.url.clone(),
             generation: inner.position.map(|pos| pos.generation),
             position: inner.position,
+            page_size: inner.page_size,
             upstream_position: inner.upstream_position,
         }
     }

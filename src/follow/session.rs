@@ -84,6 +84,7 @@ impl<'a> Session<'a> {
     pub fn run(mut self) -> (bool, Result<()>) {
         self.shared.update(|inner| {
             inner.state = State::CatchingUp;
+            inner.page_size = Some(self.page_size);
             inner.acknowledges = self.stream.has_features();
         });
         let result = self.records();

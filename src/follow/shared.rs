@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::transport::Link;
 use crate::error::{Error, ErrorKind, lock};
 use crate::pos::{Pos, compare_pos};
+use crate::wal::PageSize;
 
 /// How long a wait for a follower that has ended takes, if it may.
 const STOPPED_PAUSE: Duration = Duration::from_millis(10);
@@ -61,6 +62,8 @@ pub struct Inner {
     pub error_kind: Option<ErrorKind>,
     /// The last position published to readers.
     pub position: Option<Pos>,
+    /// The upstream's page size, as it last told.
+    pub page_size: Option<PageSize>,
     /// The upstream's position as it last told; none from an ancestor.
     pub upstream_position: Option<Pos>,
     /// Whether the upstream takes acknowledgements.
@@ -90,6 +93,7 @@ impl Shared {
                 error: None,
                 error_kind: None,
                 position,
+                page_size: None,
                 upstream_position: None,
                 acknowledges: false,
                 caught_up: false,

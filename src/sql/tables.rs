@@ -184,7 +184,7 @@ fn row_of(database: &Database) -> Option<Vec<Answer>> {
         let status = follower.status();
         (state, error) = (status.state, status.error);
         pos = status.position;
-        page_size = None;
+        page_size = status.page_size;
         upstream = Some(status.upstream);
         lag = Some(follower.lag());
     }
