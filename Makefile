@@ -15,7 +15,7 @@ demo: build  ## a primary and a replica in two sqlite3 shells; a row travels
 test: setup  ## everything CI runs: format, lints, all tests; under 10 minutes on 2 cores
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo test --locked
+	cargo test --locked --no-fail-fast
 
 check: fmt lint test  ## format the source, then lint and test it
 

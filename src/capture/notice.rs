@@ -1,10 +1,11 @@
 //! Noticing commits: asleep until the WAL grows, then looking for a moment, never spinning.
 //!
 //! inotify fires at the write of the frames, before SQLite publishes the header; so after an event
-//! the header is looked at in a short burst that ends at the first hit. Being woken per commit
-//! costs a busy writer more than it gains, so after two hits within 2 ms the WAL is polled every
-//! 0.5 ms until it is quiet for 5 ms. Idle, the header is looked at every 100 ms in case an event
-//! was lost (a full queue, a file system that has no events).
+//! the header is looked at until the first hit, ever more rarely: between the two lies the writer's
+//! fsync, or a scheduler that had other plans, and a commit must not be seen late for that. Being
+//! woken per commit costs a busy writer more than it gains, so after two hits within 2 ms the WAL
+//! is polled every 0.5 ms until it is quiet for 5 ms. Idle, the header is looked at every 100 ms in
+//! case an event was lost (a full queue, a file system that has no events).
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -24,10 +25,15 @@ const BUSY_POLL: Duration = Duration::from_micros(500);
 const BUSY_GAP: Duration = Duration::from_millis(2);
 /// No hit for this long: it is not.
 const QUIET: Duration = Duration::from_millis(5);
-/// A burst looks this often and this long for the header of frames that were just written. With
-/// synchronous=FULL the writer's fsync lies between the two.
-const BURST_POLL: Duration = Duration::from_micros(50);
-const BURST: Duration = Duration::from_millis(1);
+/// First and last pause between two looks for the header of frames that were just written.
+const LOOK_PAUSE_MIN: Duration = Duration::from_micros(50);
+const LOOK_PAUSE_MAX: Duration = Duration::from_millis(5);
+/// A pause is this part of the time since the event: what it adds to the time until a hit.
+const LOOK_PAUSE_PART: u32 = 8;
+/// Frames without a header for this long are a long transaction's: the event at its end is enough.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+/// Looked at so long after a hit: the event may have been that of the next commit's frames as well.
+const LOOK_ON: Duration = Duration::from_millis(20);
 /// A header torn for longer than this is a dead writer's.
 const TORN_MAX: Duration = Duration::from_millis(5);
 
@@ -49,14 +55,15 @@ impl<'s> Notice<'s> {
         let mut last_hit = Instant::now();
         let mut torn_since = None;
         let mut busy = false;
-        let mut burst_until = None;
+        // Since when, and for how long, the header is looked at without waiting for an event.
+        let mut looking: Option<(Instant, Duration)> = None;
         while !self.session.over.load(Ordering::Acquire) {
             let now = Instant::now();
             self.session.pin.watch(now)?;
             match self.look()? {
                 Progress::Captured(_) => {
                     torn_since = None;
-                    burst_until = None;
+                    looking = Some((now, LOOK_ON));
                     busy = now.duration_since(last_hit) < BUSY_GAP;
                     last_hit = now;
                     self.tell_keeper();
@@ -73,13 +80,12 @@ impl<'s> Notice<'s> {
                     busy = busy && now.duration_since(last_hit) < QUIET;
                 }
             }
-            let bursting = burst_until.is_some_and(|until| now < until);
-            if torn_since.is_some() || bursting {
-                std::thread::sleep(BURST_POLL);
+            if torn_since.is_some() {
+                std::thread::sleep(LOOK_PAUSE_MIN);
             } else if busy {
                 std::thread::sleep(BUSY_POLL);
-            } else if self.sleep()? {
-                burst_until = Some(Instant::now() + BURST);
+            } else if self.sleep(pause(looking, now))? {
+                looking = Some((Instant::now(), LOOK_MAX));
             }
         }
         Ok(())
@@ -97,19 +103,28 @@ impl<'s> Notice<'s> {
         }
     }
 
-    /// Waits for an event; false if the idle poll came first.
-    fn sleep(&self) -> Result<bool> {
+    /// Waits for an event; false if there was none within `limit`, which is less than a second.
+    fn sleep(&self, limit: Duration) -> Result<bool> {
         let Some(events) = &self.events else {
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(limit.min(Duration::from_millis(1)));
             return Ok(false);
         };
-        let timeout = Timespec { tv_sec: 0, tv_nsec: IDLE_POLL.subsec_nanos().into() };
+        let timeout = Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
         let mut fds = [PollFd::new(events, PollFlags::IN)];
         match poll(&mut fds, Some(&timeout)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),
             Ok(_) => drain(events).map(|()| true),
             Err(error) => Err(Error::from(std::io::Error::from(error)).context("poll")),
         }
+    }
+}
+
+/// How long to wait for the next event before the header is looked at without one.
+fn pause(looking: Option<(Instant, Duration)>, now: Instant) -> Duration {
+    let passed = looking.map(|(since, limit)| (now.duration_since(since), limit));
+    match passed.filter(|(passed, limit)| passed < limit) {
+        Some((passed, _)) => (passed / LOOK_PAUSE_PART).clamp(LOOK_PAUSE_MIN, LOOK_PAUSE_MAX),
+        None => IDLE_POLL,
     }
 }
 
@@ -132,5 +147,28 @@ fn drain(events: &OwnedFd) -> Result<()> {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(()),
             Err(error) => return Err(Error::from(std::io::Error::from(error)).context("inotify")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_ever_rarer_until_an_event_is_waited_for() {
+        let begin = Instant::now();
+        let check = |passed_us, limit, expected_us| {
+            let now = begin + Duration::from_micros(passed_us);
+            let expected = Duration::from_micros(expected_us);
+            assert_eq!(pause(Some((begin, limit)), now), expected, "{passed_us} us");
+        };
+        check(0, LOOK_MAX, 50);
+        check(800, LOOK_MAX, 100);
+        check(16_000, LOOK_MAX, 2_000);
+        check(999_000, LOOK_MAX, 5_000);
+        check(1_000_000, LOOK_MAX, 100_000);
+        check(19_000, LOOK_ON, 2_375);
+        check(20_000, LOOK_ON, 100_000);
+        assert_eq!(pause(None, begin), IDLE_POLL);
     }
 }
