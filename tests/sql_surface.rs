@@ -50,11 +50,14 @@ fn scripts_print_what_is_expected() {
         let expected = script.with_extension("expected");
         if update {
             fs::write(&expected, &transcript).unwrap();
-        } else if fs::read_to_string(&expected).unwrap_or_default() != transcript {
-            write!(wrong, "\n{}, expected otherwise:\n{transcript}", script.display()).unwrap();
+            continue;
+        }
+        let text = fs::read_to_string(&expected).unwrap_or_default();
+        if text != transcript {
+            writeln!(wrong, "{}:\n{}", expected.display(), difference(&text, &transcript)).unwrap();
         }
     }
-    assert!(wrong.is_empty(), "{wrong}\nif that is right: make update-expected");
+    assert!(wrong.is_empty(), "\n{wrong}if that is right: make update-expected");
 }
 
 fn scripts() -> Vec<PathBuf> {
@@ -65,6 +68,20 @@ fn scripts() -> Vec<PathBuf> {
     scripts.sort();
     assert!(scripts.len() > 5);
     scripts
+}
+
+/// The lines between what both begin with and what both end with.
+fn difference(expected: &str, found: &str) -> String {
+    let [mut old, mut new] = [expected, found].map(|text| text.lines().collect::<Vec<_>>());
+    let same = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
+    old.drain(..same);
+    new.drain(..same);
+    while !old.is_empty() && old.last() == new.last() {
+        old.pop();
+        new.pop();
+    }
+    let old = old.iter().map(|line| format!("- {line}\n"));
+    old.chain(new.iter().map(|line| format!("+ {line}\n"))).collect()
 }
 
 /// Some versions of the shell repeat an erroneous statement and draw an arrow.
