@@ -5,7 +5,6 @@
 //! standby --lock file ours--> begin --> snapshot if new --> running --error--> pause --> begin
 //! ```
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,12 +12,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::cycle::Cycle;
+use super::lock_file::{LockFile, identity};
 use super::notice::Notice;
 use super::{Request, Session, Shared, State, begin, policy};
-use crate::error::{Error, ErrorKind, Result, lock};
+use crate::error::{Context, Error, ErrorKind, Result, lock};
 use crate::host::file::Door;
 use crate::host::guard::guard;
-use crate::host::os;
 use crate::log::Pack;
 use crate::pos::Pos;
 use crate::registry;
@@ -29,8 +28,8 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(2);
 /// With nothing due the keeper sleeps this long.
 const IDLE: Duration = Duration::from_millis(500);
-/// How often a standby looks whether the capturing process has ended.
-const STANDBY_POLL: Duration = Duration::from_millis(250);
+/// How often the names of our files are looked up while capturing.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -44,9 +43,10 @@ pub(super) fn supervise(
     let mut pause = RETRY_MIN;
     while !shared.stopping() {
         let started = Instant::now();
-        let outcome = lock_file
-            .stand_by(shared, woken)
-            .and_then(|ours| if ours { run_session(shared, inbox, woken) } else { Ok(()) });
+        let ours = lock_file.stand_by(shared, woken);
+        let outcome = ours.and_then(|ours| {
+            if ours { run_session(shared, &lock_file, inbox, woken) } else { Ok(()) }
+        });
         match outcome {
             Ok(()) => break,
             Err(error) if shared.stopping() => {
@@ -69,50 +69,11 @@ pub(super) fn supervise(
     shared.set_state(State::Stopped);
 }
 
-/// The file whose lock decides which process captures. It stays open as long as we do: its POSIX
-/// lock dies with the process and is not inherited by a fork.
-pub(super) struct LockFile {
-    file: File,
-    ours: bool,
-}
-
-impl LockFile {
-    /// Opens it and tries the lock once.
-    pub(super) fn open(shared: &Shared) -> Result<LockFile> {
-        shared.layout.create_dir(shared.layout.root())?;
-        let file = shared.layout.open_in_place(&shared.layout.lock_file())?;
-        let mut opened = LockFile { file, ours: false };
-        opened.try_lock(shared)?;
-        Ok(opened)
-    }
-
-    /// Tries the lock, and once it is ours reads what the last process left. After that the folder
-    /// is ours alone to write.
-    fn try_lock(&mut self, shared: &Shared) -> Result<()> {
-        if !os::lock_file(&self.file)? {
-            shared.set_state(State::Standby);
-            return Ok(());
-        }
-        if let Some(error) = shared.log.load()? {
-            let why = format!("the log cannot be continued: {error}");
-            registry::log(registry::Level::Warn, &shared.config.path, &why);
-        }
-        self.ours = true;
-        Ok(())
-    }
-
-    /// Waits until this process is the one that captures. False: it was stopped first.
-    fn stand_by(&mut self, shared: &Shared, woken: &Receiver<()>) -> Result<bool> {
-        while !self.ours {
-            if shared.stopping() {
-                return Ok(false);
-            }
-            shared.pause(woken, STANDBY_POLL);
-            self.try_lock(shared)?;
-        }
-        shared.set_state(State::Starting);
-        Ok(true)
-    }
+/// The database is looked at by name, never opened: a close would drop the host's locks on it.
+fn database_identity(shared: &Shared) -> Result<(u64, u64)> {
+    let path = &shared.config.path;
+    let meta = std::fs::metadata(path);
+    meta.map(|meta| identity(&meta)).context(|| format!("cannot find {}", path.display()))
 }
 
 fn refuse_all(inbox: &Receiver<Request>, error: &Error) {
@@ -128,9 +89,11 @@ fn refuse_all(inbox: &Receiver<Request>, error: &Error) {
 
 fn run_session(
     shared: &Arc<Shared>,
+    lock_file: &LockFile,
     inbox: &Receiver<Request>,
     woken: &Receiver<()>,
 ) -> Result<()> {
+    let database = database_identity(shared)?;
     let mut begun = begin::begin(shared)?;
     begun.scanner.catch_up_now(&shared.counters)?;
     let session = Arc::new(Session {
@@ -146,6 +109,9 @@ fn run_session(
         shared,
         session: &session,
         door: &begun.door,
+        lock_file,
+        database,
+        looked: Instant::now(),
         cycle,
         tried_at: 0,
         flushed: Instant::now(),
@@ -177,6 +143,10 @@ struct Keeper<'s> {
     shared: &'s Shared,
     session: &'s Arc<Session>,
     door: &'s Arc<Door>,
+    lock_file: &'s LockFile,
+    /// Which file the session's connections opened.
+    database: (u64, u64),
+    looked: Instant,
     cycle: Cycle<'s>,
     tried_at: u32,
     flushed: Instant,
@@ -206,6 +176,7 @@ impl Keeper<'_> {
             if let Some(error) = lock(&self.session.failed).take() {
                 return Err(error);
             }
+            self.look_around()?;
             if let Some(why) = self.shared.log.damage() {
                 return Err(Error::new(ErrorKind::Corrupt, why));
             }
@@ -223,6 +194,24 @@ impl Keeper<'_> {
             self.snapshot_if_due()?;
             self.shared.pause(woken, self.next_look(frames));
         }
+        Ok(())
+    }
+
+    /// Whether the files we work with are still the ones their names lead to. Somebody who removes
+    /// or replaces them takes our locks and our history out of everybody else's sight.
+    fn look_around(&mut self) -> Result<()> {
+        if self.looked.elapsed() < LOOK_EVERY {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        if database_identity(self.shared)? != self.database {
+            return Err(Error::new(ErrorKind::Io, "the database file was replaced by another"));
+        }
+        if !self.lock_file.is_in_place(self.shared) {
+            let why = format!("{} was removed", self.shared.layout.root().display());
+            return Err(Error::new(ErrorKind::Io, why));
+        }
+        self.shared.log.look_for_snapshot();
         Ok(())
     }
 

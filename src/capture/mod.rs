@@ -23,6 +23,7 @@
 mod begin;
 mod cycle;
 mod keeper;
+mod lock_file;
 mod notice;
 mod observe;
 mod pin;
@@ -181,7 +182,7 @@ impl Capture {
             wake,
         });
         // Tried here once, so that the caller knows at once whether it stands by.
-        let lock_file = keeper::LockFile::open(&shared)?;
+        let lock_file = lock_file::LockFile::open(&shared)?;
         let theirs = Arc::clone(&shared);
         let keeper = registry::spawn_worker("litestream-keep", move || {
             keeper::supervise(&theirs, lock_file, &inbox, &woken);

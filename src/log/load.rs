@@ -34,8 +34,23 @@ impl Log {
             Ok(state) => (state, None),
             Err(error) => (State::default(), Some(error)),
         };
-        *lock(&self.state) = state;
+        self.replace(state);
         Ok(error)
+    }
+
+    /// Lets go of a history that is not there any more; every subscription ends.
+    pub fn forget(&self) {
+        self.replace(State::default());
+    }
+
+    fn replace(&self, state: State) {
+        let mut unsynced = lock(&self.flusher);
+        unsynced.clear();
+        let mut current = lock(&self.state);
+        // Leases of before may still be given back: their numbers are not used again.
+        *current = State { leases_made: current.leases_made, ..state };
+        drop(current);
+        self.changed.notify_all();
     }
 
     /// Serves the history found at start, once capture has proved that the WAL continues it.

@@ -274,6 +274,17 @@ impl Log {
         lock(&self.state).snapshots.values().next().map(Snapshot::pos)
     }
 
+    /// Notes it as damage if the newest snapshot is not in its place: nobody new could begin.
+    pub fn look_for_snapshot(&self) {
+        let newest = lock(&self.state).snapshots.values().next_back().cloned();
+        let Some(newest) = newest else { return };
+        let found = std::fs::metadata(&newest.path).map(|meta| meta.len());
+        if !found.is_ok_and(|size| size == newest.stored_size()) {
+            let why = format!("{} is not as it was written", newest.path.display());
+            self.report_damage(&Error::new(ErrorKind::Corrupt, why));
+        }
+    }
+
     /// Notes that a file of the log could not be read back; capture starts a new generation.
     fn report_damage(&self, error: &Error) {
         lock(&self.state).damage.get_or_insert_with(|| error.to_string());
