@@ -1,6 +1,6 @@
 //! The database a call is about, and the ways it can be unfit.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -34,7 +34,18 @@ fn path_of(caller: &Caller, schema: &str) -> Result<PathBuf> {
         return Err(Error::new(ErrorKind::Unsupported, why));
     };
     // Names, not descriptors: the database itself is never opened here.
-    std::fs::canonicalize(&path).context(|| format!("cannot resolve {}", path.display()))
+    resolve(&path).context(|| format!("cannot resolve {}", path.display()))
+}
+
+/// The canonical path. A file that was removed is still known by its folder, so that work on it can
+/// be stopped.
+fn resolve(path: &Path) -> std::io::Result<PathBuf> {
+    std::fs::canonicalize(path).or_else(|error| match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(std::fs::canonicalize(folder)?.join(name))
+        }
+        _ => Err(error),
+    })
 }
 
 impl Target {
