@@ -103,27 +103,11 @@ pub fn serve(request: &ServeRequest, interrupted: &dyn Fn() -> bool) -> Result<S
         return Err(Error::new(ErrorKind::Refused, why));
     }
     let database = find_or_add(path);
-    let _one_at_a_time = lock(&database.steering);
-    if let Some(address) = database.address(&request.addr) {
-        address.require_same(&request.options)?;
-        return Ok(address.url());
-    }
-    let (capture, started) = database.capture_for(request)?;
-    let address = Address::open(&request.addr, &request.options, &capture, database.served()?);
-    let address = match address {
-        Ok(address) => Arc::new(address),
-        Err(error) => {
-            if started {
-                database.stop_capture();
-            }
-            return Err(error);
-        }
-    };
-    lock(&database.work).addresses.push(Arc::clone(&address));
-    let outcome = wait_ready(&capture, request.wait, interrupted);
-    if let Err(error) = outcome {
+    let (capture, address, started) = database.open_address(request)?;
+    // Nothing is held meanwhile: litestream_stop ends this wait.
+    if let Err(error) = wait_ready(&capture, request.wait, interrupted) {
         if started {
-            database.stop_serving();
+            database.stop_if_serving(&capture);
         }
         return Err(error);
     }
@@ -318,6 +302,38 @@ impl Database {
 
     fn address(&self, addr: &str) -> Option<Arc<Address>> {
         lock(&self.work).addresses.iter().find(|address| address.addr() == addr).cloned()
+    }
+
+    /// The address asked for, opened if it is not yet, and the capture behind it; whether that is
+    /// new.
+    fn open_address(&self, request: &ServeRequest) -> Result<(Arc<Capture>, Arc<Address>, bool)> {
+        let _one_at_a_time = lock(&self.steering);
+        if let (Some(address), Some(capture)) = (self.address(&request.addr), self.capture()) {
+            address.require_same(&request.options)?;
+            return Ok((capture, address, false));
+        }
+        let (capture, started) = self.capture_for(request)?;
+        match Address::open(&request.addr, &request.options, &capture, self.served()?) {
+            Ok(address) => {
+                let address = Arc::new(address);
+                lock(&self.work).addresses.push(Arc::clone(&address));
+                Ok((capture, address, started))
+            }
+            Err(error) => {
+                if started {
+                    self.stop_capture();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes back what a call started that failed, unless somebody stopped it already.
+    fn stop_if_serving(&self, capture: &Arc<Capture>) {
+        let _one_at_a_time = lock(&self.steering);
+        if self.capture().is_some_and(|current| Arc::ptr_eq(&current, capture)) {
+            self.stop_serving();
+        }
     }
 
     /// The running capture, or a new one.
