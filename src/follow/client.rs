@@ -51,7 +51,9 @@ impl Client {
     ) -> Result<Self> {
         let token_is_fine = token.as_ref().is_none_or(|t| t.bytes().all(|b| b.is_ascii_graphic()));
         if !token_is_fine {
-            return Err(Error::usage("the token must be printable ASCII without spaces"));
+            return Err(Error::usage(
+                "option \"token\": expected visible ASCII characters without spaces",
+            ));
         }
         let roots = ca.map(read_roots).transpose()?.map(Arc::new);
         Ok(Self { upstream, follower, token, roots })

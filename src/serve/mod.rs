@@ -167,11 +167,11 @@ pub fn followers() -> Vec<FollowerRow> {
     databases.iter().flat_map(|served| served.followers()).collect()
 }
 
-/// The token of an option, or of the environment.
-fn token(option: Option<String>) -> Result<Option<String>> {
+/// The token of an option, or of the environment as it is at the moment of the call.
+pub fn token(option: Option<String>) -> Result<Option<String>> {
     let bad = |from: &str| {
         let why = format!(
-            "{from} must be 1 to {TOKEN_BYTES_MAX} visible ASCII characters without spaces"
+            "{from}: expected 1 to {TOKEN_BYTES_MAX} visible ASCII characters without spaces"
         );
         Err(Error::new(ErrorKind::Usage, why))
     };

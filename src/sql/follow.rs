@@ -9,14 +9,13 @@ use crate::host::caller::Caller;
 use crate::host::function::{Answer, Args};
 use crate::options::Options;
 
-use super::serve::token;
 use super::target::{Target, main_path, wait_ms};
 
 pub(super) fn follow(caller: &Caller, args: &Args) -> Result<Answer> {
     let url = args.text_required(0, "a URL such as 'http://primary:9090'")?.to_owned();
     let mut options = Options::parse(args.text(1)?)?;
     let target = Target::of(caller, &mut options)?;
-    let token = token(&mut options)?;
+    let token = options.opt_str("token")?;
     let upstream_path = options.opt_str("path")?;
     let ca = options.opt_str("ca")?.map(PathBuf::from);
     let overwrite = options.opt_bool("overwrite")?.unwrap_or(false);

@@ -2,24 +2,22 @@
 
 use crate::capture::{CaptureConfig, LOG_BYTES_MIN};
 use crate::databases::{self, ServeRequest};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::host::caller::Caller;
 use crate::host::function::{Answer, Args};
 use crate::options::Options;
-use crate::serve::ServeOptions;
+use crate::serve::{self, ServeOptions};
 
 use super::target::{Target, wait_ms};
 
 /// The bounds of the option `"log_bytes"`.
 const LOG_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 50);
-/// The longest token, in bytes: longer ones do not fit a request head anyway.
-const TOKEN_BYTES_MAX: usize = 4096;
 
 pub(super) fn serve(caller: &Caller, args: &Args) -> Result<Answer> {
     let addr = args.text_required(0, "an address such as ':9090'")?.to_owned();
     let mut options = Options::parse(args.text(1)?)?;
     let target = Target::of(caller, &mut options)?;
-    let token = token(&mut options)?;
+    let token = serve::token(options.opt_str("token")?)?;
     let allow_anonymous = options.opt_bool("allow_anonymous")?.unwrap_or(false);
     let log_bytes_min = options.opt_u64("log_bytes", LOG_BYTES)?.unwrap_or(LOG_BYTES_MIN);
     let wait = wait_ms(&mut options)?;
@@ -31,22 +29,4 @@ pub(super) fn serve(caller: &Caller, args: &Args) -> Result<Answer> {
         wait,
     };
     databases::serve(&request, &|| caller.interrupted()).map(Answer::from)
-}
-
-/// The option `"token"`, else LITESTREAM_TOKEN as it is at the moment of the call.
-pub(super) fn token(options: &mut Options) -> Result<Option<String>> {
-    let token = match options.opt_str("token")? {
-        Some(token) => Some(token),
-        None => std::env::var("LITESTREAM_TOKEN").ok().filter(|token| !token.is_empty()),
-    };
-    let Some(token) = token else { return Ok(None) };
-    let sendable = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    if !sendable || token.len() > TOKEN_BYTES_MAX {
-        let why = format!(
-            "option \"token\": expected 1 to {TOKEN_BYTES_MAX} visible ASCII characters \
-             without spaces"
-        );
-        return Err(Error::usage(why));
-    }
-    Ok(Some(token))
 }
