@@ -106,6 +106,10 @@ impl Scanner {
         let mut commits = 0;
         while self.frame < header.max_frame {
             commits += self.read_some(&header)?;
+            // Here and not after the loop: one transaction may be larger than memory should hold.
+            if self.log.unflushed_bytes() > policy::UNFLUSHED_BYTES_MAX {
+                self.log.flush(Pack::Stored, false)?;
+            }
         }
         counters.commits.fetch_add(u64::from(commits), Ordering::Relaxed);
         let end = self.tip.chain.map(|chain| chain.checksum);
@@ -116,9 +120,6 @@ impl Scanner {
         let bytes = self.tip.pos.offset.get().saturating_sub(started.offset.get());
         counters.wal_bytes.fetch_add(bytes, Ordering::Relaxed);
         counters.wal_frames.store(u64::from(self.frame), Ordering::Relaxed);
-        if self.log.unflushed_bytes() > policy::UNFLUSHED_BYTES_MAX {
-            self.log.flush(Pack::Stored, false)?;
-        }
         Ok(Progress::Captured(header.max_frame - from))
     }
 
