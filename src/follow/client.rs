@@ -74,6 +74,7 @@ impl Client {
         };
         let page_size = header("Litestream-page-size");
         let features = header("Litestream-Features");
+        let starts_over = header("Litestream-Start").is_some_and(|start| start == "snapshot");
         let body = response.into_body();
         if status != 200 {
             return Err(refusal(status, body.into_reader()));
@@ -92,6 +93,7 @@ impl Client {
             link: Arc::clone(link),
             page_size,
             features: features.is_some(),
+            starts_over,
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             start: 0,
             end: 0,
@@ -176,6 +178,7 @@ pub struct Stream {
     link: Arc<Link>,
     page_size: PageSize,
     features: bool,
+    starts_over: bool,
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
@@ -190,6 +193,12 @@ impl Stream {
     /// Whether the upstream speaks more than the ancestor's protocol: it sends heartbeats then.
     pub fn has_features(&self) -> bool {
         self.features
+    }
+
+    /// Whether the upstream said that it does not continue where it was asked to, but sends a
+    /// snapshot: what this follower holds may be of a history that is no more.
+    pub fn starts_over(&self) -> bool {
+        self.starts_over
     }
 
     /// What has arrived and was not read yet, or as much of it as the buffer holds.
@@ -278,6 +287,10 @@ fn refusal(status: u16, body: impl Read) -> Error {
             ErrorKind::Refused,
             "; pass the upstream's token in the option \"token\" or in LITESTREAM_TOKEN",
         ),
+        400 => (
+            ErrorKind::Refused,
+            "; if it serves several databases, name one's path there in the option \"path\"",
+        ),
         403 => (ErrorKind::Refused, ""),
         404 => (
             ErrorKind::Refused,
@@ -323,6 +336,7 @@ mod tests {
         };
         check(401, "", ErrorKind::Refused, "LITESTREAM_TOKEN");
         check(403, "loopback only\n", ErrorKind::Refused, "answered 403: loopback only");
+        check(400, "Database name required", ErrorKind::Refused, "option \"path\"");
         check(404, "Database not found", ErrorKind::Refused, "option \"path\"");
         check(503, "", ErrorKind::NoGeneration, "answered 503");
         check(302, "", ErrorKind::Refused, "redirects");

@@ -42,6 +42,8 @@ pub struct Session<'a> {
     cursor: Cursor,
     /// A snapshot is not exact yet: nothing of it may be shown.
     inexact: bool,
+    /// A snapshot came, and nothing of it was shown yet.
+    unshown: bool,
     /// What the upstream had when this connection was made, in the history it sends.
     goal: Option<Pos>,
     beats: bool,
@@ -63,12 +65,14 @@ impl<'a> Session<'a> {
         let page_size = stream.page_size();
         replica.check_page_size(page_size)?;
         let now = Instant::now();
+        let from = from.filter(|_| !stream.starts_over());
         Ok(Self {
             shared,
             replica,
             page_size,
             cursor: Cursor::new(page_size, from),
             inexact: false,
+            unshown: false,
             goal: None,
             beats: false,
             heard: now,
@@ -82,8 +86,12 @@ impl<'a> Session<'a> {
 
     /// Runs until the connection ends or the follower stops; whether anything came of it.
     pub fn run(mut self) -> (bool, Result<()>) {
+        // The upstream may have lost its latest commits and made others in their place: a position in
+        // the old history reads like one in the new. Ours counts only while it is continued.
+        let continued = self.replica.pos().filter(|_| !self.stream.starts_over());
         self.shared.update(|inner| {
             inner.state = State::CatchingUp;
+            inner.position = continued;
             inner.page_size = Some(self.page_size);
             inner.acknowledges = self.stream.has_features();
         });
@@ -124,7 +132,9 @@ impl<'a> Session<'a> {
     /// Whether a commit is complete that readers do not see.
     fn is_due(&self) -> bool {
         let Some(point) = self.cursor.point() else { return false };
-        !self.inexact && !self.cursor.is_open() && self.replica.pos() != Some(point.upstream.pos)
+        // A snapshot's history may have parted from ours and end at the very same position.
+        let is_new = self.unshown || self.replica.pos() != Some(point.upstream.pos);
+        is_new && !self.inexact && !self.cursor.is_open()
     }
 
     /// Publishes, or takes more into the group first. Returns false if more came and it is to be
@@ -156,6 +166,7 @@ impl<'a> Session<'a> {
         let Some(point) = self.cursor.point() else { return Ok(()) };
         self.replica.commit(point.page_count, point.upstream)?;
         self.published = Instant::now();
+        self.unshown = false;
         self.worked = true;
         let pos = point.upstream.pos;
         let met = self.goal.is_some_and(|goal| covers(Some(pos), goal));
@@ -287,7 +298,10 @@ impl<'a> Session<'a> {
 
     fn snapshot(&mut self, header: &StreamRecordHeader, compressed: bool) -> Result<()> {
         self.shared.enter(State::Snapshot);
+        let text = format!("follow: receiving a snapshot, at {}", header.pos());
+        registry::log(Level::Info, self.replica.path(), &text);
         self.inexact = true;
+        self.unshown = true;
         if self.goal.is_some_and(|goal| goal.generation != header.generation) {
             self.goal = None;
         }
@@ -334,6 +348,7 @@ impl<'a> Session<'a> {
         end_of_payload(payload.limit())?;
         if shown.is_some() {
             self.published = Instant::now();
+            self.unshown = false;
             self.shared.update(|inner| inner.position = shown);
         }
         Ok(())

@@ -123,6 +123,11 @@ impl Subscription {
         self.next
     }
 
+    /// Whether a snapshot comes next.
+    pub fn begins_with_snapshot(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
     /// The next thing to send; waits at most `wait` for something new. An error of kind
     /// `GenerationChanged` ends the connection: the follower's next one starts from a snapshot.
     pub fn next(&mut self, wait: Duration) -> Result<Item> {

@@ -70,7 +70,8 @@ impl Session {
         // Before the head: who has seen that may acknowledge.
         let _membership = request.served.join(&follower);
         let mut sink = Sink::new(&self.socket, request.chunked);
-        sink.head(&self.head(page_size.get())).context(|| "cannot begin to send".into())?;
+        let start = if subscription.begins_with_snapshot() { "snapshot" } else { "resume" };
+        sink.head(&self.head(page_size.get(), start)).context(|| "cannot begin to send".into())?;
         let mut stream = Stream {
             served: &request.served,
             follower: &follower,
@@ -100,7 +101,7 @@ impl Session {
     }
 
     /// The head of the answer: the ancestor's lines, and ours for what was asked for.
-    fn head(&self, page_size: u32) -> Vec<u8> {
+    fn head(&self, page_size: u32, start: &str) -> Vec<u8> {
         let request = &self.request;
         let mut out = status_line(u8::from(request.chunked), 200);
         push_header(&mut out, "Litestream-Page-Size", &page_size.to_string());
@@ -108,6 +109,7 @@ impl Session {
         let features = request.features.names();
         if !features.is_empty() {
             push_header(&mut out, "Litestream-Features", &features);
+            push_header(&mut out, "Litestream-Start", start);
         }
         push_header(&mut out, "Date", &http_date(SystemTime::now()));
         push_header(&mut out, "Content-Type", "application/octet-stream");
