@@ -42,6 +42,8 @@ pub struct Look {
     pub size: u64,
     /// Whether it begins as a SQLite database does.
     pub has_magic: bool,
+    /// Whether its header says WAL mode.
+    pub is_wal: bool,
 }
 
 /// Looks at the file, and makes an empty one if there is none.
@@ -51,9 +53,11 @@ pub fn look(path: &Path, vfs: &str) -> Result<Look> {
 
 fn look_at(raw: &RawFile) -> Result<Look> {
     let size = raw.size()?;
-    let mut magic = [0; MAGIC.len()];
-    let read = raw.read(&mut magic, 0)?;
-    Ok(Look { size, has_magic: read == magic.len() && magic == MAGIC })
+    let mut head = [0; MAGIC.len() + 4];
+    let read = raw.read(&mut head, 0)?;
+    let has_magic = read == head.len() && head.starts_with(&MAGIC);
+    // Two bytes of page size, then the version that writes it and the one that reads it.
+    Ok(Look { size, has_magic, is_wal: has_magic && head.ends_with(&[2, 2]) })
 }
 
 impl Image {

@@ -104,7 +104,14 @@ impl Replica {
         };
         match plan {
             Plan::Fill => {}
-            Plan::Open => replica.apply_to(None)?,
+            Plan::Open => {
+                // Somebody took it out of WAL mode; not asked otherwise, because the connection that
+                // does it may be the last to close, and then the WAL and the position are gone.
+                if !look.is_wal {
+                    set_wal_mode(path, vfs)?;
+                }
+                replica.apply_to(None)?;
+            }
             Plan::Adopt => {
                 set_wal_mode(path, vfs)?;
                 replica.apply_to(None)?;
@@ -294,7 +301,7 @@ mod tests {
     #[test]
     fn what_is_replaced_and_what_is_not() {
         let base = Found {
-            look: Look { size: 8192, has_magic: true },
+            look: Look { size: 8192, has_magic: true, is_wal: true },
             is_filling: false,
             is_replica: false,
             has_tables: true,
@@ -303,8 +310,8 @@ mod tests {
             let decided = decide(found, overwrite, Path::new("a.db"));
             assert_eq!(decided.ok(), plan, "{found:?} {overwrite}");
         };
-        let half = Look { size: 8192, has_magic: false };
-        let empty = Look { size: 0, has_magic: false };
+        let half = Look { size: 8192, has_magic: false, is_wal: false };
+        let empty = Look { size: 0, has_magic: false, is_wal: false };
         check(base, false, None);
         check(base, true, Some(Plan::Adopt));
         check(Found { has_tables: false, ..base }, false, Some(Plan::Adopt));
