@@ -65,8 +65,9 @@ impl FromStr for CheckpointMode {
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|mode| mode.as_str().eq_ignore_ascii_case(text));
         found.ok_or_else(|| {
+            let shown: String = text.chars().take(40).collect();
             Error::usage(format!(
-                "unknown checkpoint mode {text:?}: expected PASSIVE, FULL, RESTART or TRUNCATE"
+                "unknown checkpoint mode {shown:?}: expected PASSIVE, FULL, RESTART or TRUNCATE"
             ))
         })
     }

@@ -19,6 +19,9 @@ use crate::wal::Checksum;
 /// What this follower understands beyond the ancestor's protocol.
 pub const FEATURES: &str = "heartbeat,lz4,split";
 
+/// As much of a URL that is none as an error shows, in characters.
+const SHOWN_CHARS_MAX: usize = 100;
+
 /// An upstream's address, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
@@ -43,8 +46,9 @@ impl Upstream {
     /// Takes an upstream's URL apart. `database` (an option) wins over the URL's own `path`.
     pub fn parse(url: &str, database: Option<&str>) -> Result<Self> {
         let bad = |why: &str| {
+            let shown: String = url.chars().take(SHOWN_CHARS_MAX).collect();
             Error::usage(format!(
-                "invalid upstream {url:?}: {why}; expected http://HOST:PORT, https://HOST:PORT or \
+                "invalid upstream {shown:?}: {why}; expected http://HOST:PORT, https://HOST:PORT or \
                  unix:/SOCKET, with the database's path on the upstream in the option \"path\""
             ))
         };

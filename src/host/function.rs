@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub use sqlite_loadable::FunctionFlags;
 
 /// The most bytes of an error message handed to SQLite.
-const ERROR_BYTES_MAX: usize = 64 << 10;
+const ERROR_BYTES_MAX: usize = 4 << 10;
 
 /// A value for SQL.
 #[derive(Clone, Debug, PartialEq)]
