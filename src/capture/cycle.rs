@@ -14,12 +14,12 @@
 //! armed WAL.
 
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::pin::{GATE_SLOT, Pin};
 use super::scanner::Scanner;
-use super::{Counters, policy};
+use super::{Counters, Shared, policy};
 use crate::error::{Error, ErrorKind, Result, lock};
 use crate::host::conn::{Checkpointed, Connection};
 use crate::info::CheckpointMode;
@@ -41,6 +41,7 @@ pub(super) struct Cycle<'s> {
     pub(super) scanner: &'s Mutex<Scanner>,
     pub(super) log: &'s Log,
     pub(super) counters: &'s Counters,
+    stop: &'s AtomicBool,
     gate_again: Instant,
 }
 
@@ -50,10 +51,10 @@ impl<'s> Cycle<'s> {
         pin: &'s Pin,
         sql: Connection,
         scanner: &'s Mutex<Scanner>,
-        log: &'s Log,
-        counters: &'s Counters,
+        shared: &'s Shared,
     ) -> Self {
-        Cycle { pin, sql, scanner, log, counters, gate_again: Instant::now() }
+        let (log, counters, stop) = (shared.log.as_ref(), &shared.counters, &shared.stop);
+        Cycle { pin, sql, scanner, log, counters, stop, gate_again: Instant::now() }
     }
 
     /// Checkpoints. Afterwards the WAL is armed, or a writer was too busy and it is tried again
@@ -175,7 +176,7 @@ impl<'s> Cycle<'s> {
         if !self.pin.take_slot()? {
             // Without one the WAL might restart unseen while we recover: let go of it properly.
             let why = "a writer died while publishing a commit, and readers hold every slot";
-            return Err(Error::new(ErrorKind::Busy, why));
+            return Err(Error::new(ErrorKind::Timeout, why));
         }
         self.pin.release_checkpoint();
         let read = self.sql.query_i64("SELECT count(*) FROM sqlite_schema");
@@ -200,7 +201,7 @@ impl<'s> Cycle<'s> {
                 }
             }
             let finished = armed && mode != CheckpointMode::Truncate;
-            if finished || Instant::now() >= deadline {
+            if finished || Instant::now() >= deadline || self.stop.load(Ordering::Acquire) {
                 return Ok(Checkpointed { busy: !finished, ..done });
             }
             std::thread::sleep(Duration::from_millis(2));

@@ -103,8 +103,7 @@ fn run_session(
         torn: AtomicBool::new(false),
         failed: std::sync::Mutex::new(None),
     });
-    let cycle =
-        Cycle::new(&session.pin, begun.sql, &session.scanner, &shared.log, &shared.counters);
+    let cycle = Cycle::new(&session.pin, begun.sql, &session.scanner, shared);
     let mut keeper = Keeper {
         shared,
         session: &session,
@@ -169,32 +168,43 @@ impl Keeper<'_> {
     }
 
     fn run(&mut self, inbox: &Receiver<Request>, woken: &Receiver<()>) -> Result<()> {
-        let mut frames = 0;
-        let mut grown_at = Instant::now();
+        let mut seen = (0, Instant::now());
         while !self.shared.stopping() {
-            self.session.pin.keep_alive()?;
-            if let Some(error) = lock(&self.session.failed).take() {
-                return Err(error);
+            match self.turn(inbox, &mut seen) {
+                Ok(()) => self.shared.pause(woken, self.next_look(seen.0)),
+                // A writer died while publishing or waits for a processor, or a checkpoint of
+                // somebody's takes long: no reason to let go of the WAL.
+                Err(error) if error.kind() == ErrorKind::Busy => {
+                    let torn = self.session.pin.view().header().is_none();
+                    self.session.torn.store(torn, Ordering::Release);
+                }
+                Err(error) => return Err(error),
             }
-            self.look_around()?;
-            if let Some(why) = self.shared.log.damage() {
-                return Err(Error::new(ErrorKind::Corrupt, why));
-            }
-            if self.session.torn.swap(false, Ordering::AcqRel) {
-                self.cycle.recover()?;
-            }
-            self.answer(inbox)?;
-            let now_frames = lock(&self.session.scanner).frames();
-            if now_frames != frames {
-                frames = now_frames;
-                grown_at = Instant::now();
-            }
-            self.checkpoint_if_due(frames, grown_at)?;
-            self.flush_if_due()?;
-            self.snapshot_if_due()?;
-            self.shared.pause(woken, self.next_look(frames));
         }
         Ok(())
+    }
+
+    /// All that may be due. `seen`: frames in the WAL, and since when so many.
+    fn turn(&mut self, inbox: &Receiver<Request>, seen: &mut (u32, Instant)) -> Result<()> {
+        self.session.pin.keep_alive()?;
+        if let Some(error) = lock(&self.session.failed).take() {
+            return Err(error);
+        }
+        self.look_around()?;
+        if let Some(why) = self.shared.log.damage() {
+            return Err(Error::new(ErrorKind::Corrupt, why));
+        }
+        if self.session.torn.swap(false, Ordering::AcqRel) {
+            self.cycle.recover()?;
+        }
+        self.answer(inbox)?;
+        let frames = lock(&self.session.scanner).frames();
+        if frames != seen.0 {
+            *seen = (frames, Instant::now());
+        }
+        self.checkpoint_if_due(seen.0, seen.1)?;
+        self.flush_if_due()?;
+        self.snapshot_if_due()
     }
 
     /// Whether the files we work with are still the ones their names lead to. Somebody who removes

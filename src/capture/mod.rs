@@ -48,6 +48,9 @@ use crate::registry;
 pub use policy::LOG_BYTES_MIN;
 use scanner::Scanner;
 
+/// How long a position waits for a commit that is being published; recovery is part of it.
+const TORN_WAIT: Duration = Duration::from_secs(2);
+
 /// What to capture, and the bounds to do it in.
 #[derive(Clone, Debug)]
 pub struct CaptureConfig {
@@ -243,10 +246,18 @@ impl Capture {
         if self.is_standby() {
             return observe::position(&self.shared);
         }
-        let session = self.shared.running()?;
-        let mut scanner = lock(&session.scanner);
-        scanner.catch_up_now(&self.shared.counters)?;
-        self.shared.log.position().ok_or_else(Error::no_generation)
+        let deadline = Instant::now() + TORN_WAIT;
+        loop {
+            let session = self.shared.running()?;
+            let outcome = lock(&session.scanner).catch_up_now(&self.shared.counters);
+            match outcome {
+                Ok(()) => return self.shared.log.position().ok_or_else(Error::no_generation),
+                Err(error) if error.kind() != ErrorKind::Busy || Instant::now() > deadline => {
+                    return Err(error);
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
     }
 
     /// Puts every commit made before the call into files that survive a power loss.
