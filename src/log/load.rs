@@ -13,7 +13,7 @@ use super::layout::{self, Layout};
 use super::segment::{Stored, last_frame_header};
 use super::snapshot::Snapshot;
 use super::{Log, State, Tip};
-use crate::error::{Error, ErrorKind, Result, lock};
+use crate::error::{Context, Error, ErrorKind, Result, lock};
 use crate::files::remove_tmp_files;
 use crate::info::SNAPSHOT_EXT;
 use crate::pos::{Generation, Index, Offset, Pos, parse_offset};
@@ -68,6 +68,7 @@ fn load(layout: &Layout) -> Result<State> {
         return Err(Error::no_snapshots().context(format!("generation {generation}")));
     };
     drop_before_hole(layout, &mut disk)?;
+    drop_open_transaction(&mut disk)?;
     let tip = match disk.iter().next_back() {
         Some((_, stored)) => tip_of(stored)?,
         None => {
@@ -164,6 +165,24 @@ fn drop_before_hole(layout: &Layout, disk: &mut BTreeMap<Index, Vec<Stored>>) ->
         return Err(Error::new(ErrorKind::Corrupt, why));
     }
     disk.retain(|index, _| keep_from.is_some_and(|from| *index >= from));
+    Ok(())
+}
+
+/// A large transaction is written in parts. What a process that died left of one goes: the WAL
+/// still has it, and history ends at the commit before.
+fn drop_open_transaction(disk: &mut BTreeMap<Index, Vec<Stored>>) -> Result<()> {
+    let Some((_, stored)) = disk.iter_mut().next_back() else { return Ok(()) };
+    let Some(first) = stored.first() else { return Ok(()) };
+    let page_size = WalHeader::decode(&first.head::<WAL_HEADER_SIZE>()?)?.page_size;
+    while let [_, .., last] = stored.as_slice() {
+        if last.load(page_size)?.commit {
+            break;
+        }
+        std::fs::remove_file(&last.path)
+            .context(|| format!("cannot remove {}", last.path.display()))?;
+        layout::sync_parent(&last.path)?;
+        stored.pop();
+    }
     Ok(())
 }
 

@@ -310,6 +310,28 @@ fn old_indexes_go_but_not_under_a_reader() {
     assert_eq!(again.tip(), log.tip());
 }
 
+/// A process may die while it writes a large transaction in parts.
+#[test]
+fn an_open_transaction_is_left_to_the_wal() {
+    let folder = Folder::new("open-transaction");
+    let (log, _) = open(&folder);
+    let mut writer = Writer::new(&log, 0xace);
+    snapshot(&log, 0, &[5; 512]);
+    writer.write(&log, &[1]);
+    log.flush(Pack::Stored, false).unwrap();
+    let tip = log.tip();
+    for _ in 0..2 {
+        let (segment, chain) = writer.segment(&[2, 3], false);
+        log.append(segment, chain).unwrap();
+        log.flush(Pack::Stored, false).unwrap();
+    }
+    let (again, error) = open(&folder);
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(again.tip(), tip);
+    assert_eq!(again.totals().segments, 1);
+    assert_eq!(open(&folder).0.tip(), tip);
+}
+
 /// What waits is counted from the first segment on, so that a single commit is flushed as well.
 #[test]
 fn every_unwritten_byte_counts() {
