@@ -82,7 +82,8 @@ impl<'s> Notice<'s> {
             }
             if torn_since.is_some() {
                 std::thread::sleep(LOOK_PAUSE_MIN);
-            } else if busy {
+            } else if busy || self.session.pin.is_gate_closed() {
+                // Nothing wakes us behind the gate, and it is we who open it when its time is over.
                 std::thread::sleep(BUSY_POLL);
             } else if self.sleep(pause(looking, now))? {
                 looking = Some((Instant::now(), LOOK_MAX));

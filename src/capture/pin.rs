@@ -180,6 +180,11 @@ impl Pin {
         lock(&self.locks).release();
     }
 
+    /// Whether no transaction can begin at the moment.
+    pub(super) fn is_gate_closed(&self) -> bool {
+        lock(&self.locks).gate.is_some()
+    }
+
     /// Gives up everything; the WAL is SQLite's own again, and this session reads no more of it.
     pub(super) fn release_all(&self) {
         let mut locks = lock(&self.locks);
