@@ -67,6 +67,7 @@ fn load(layout: &Layout) -> Result<State> {
     let Some(newest) = snapshots.keys().next_back().copied() else {
         return Err(Error::no_snapshots().context(format!("generation {generation}")));
     };
+    remove_other_generations(layout, generation)?;
     drop_before_hole(layout, &mut disk)?;
     drop_open_transaction(&mut disk)?;
     let tip = match disk.iter().next_back() {
@@ -83,6 +84,14 @@ fn load(layout: &Layout) -> Result<State> {
         return Err(Error::new(ErrorKind::Corrupt, why));
     }
     Ok(State { flushed: tip.pos, tip: Some(tip), page_size, disk, snapshots, ..State::default() })
+}
+
+/// Generations that never got their first snapshot, or whose deletion did not finish.
+pub(super) fn remove_other_generations(layout: &Layout, current: Generation) -> Result<()> {
+    let current = current.to_string();
+    let others =
+        layout::list(&layout.generations(), |name| (name != current).then(|| name.to_owned()))?;
+    others.iter().try_for_each(|(_, dir)| layout::remove_tree(dir))
 }
 
 fn read_generation(layout: &Layout) -> Result<Option<Generation>> {

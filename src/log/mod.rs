@@ -195,11 +195,7 @@ impl Log {
         self.layout.write_once(&self.layout.generation_file(), &[name.as_bytes()], true)?;
         lock(&self.state).ready = true;
         self.changed.notify_all();
-        let ours = generation.to_string();
-        let others = layout::list(&self.layout.generations(), |name| {
-            (name != ours).then(|| name.to_owned())
-        })?;
-        others.iter().try_for_each(|(_, dir)| layout::remove_tree(dir))
+        load::remove_other_generations(&self.layout, generation)
     }
 
     /// The current generation.
