@@ -170,6 +170,11 @@ pub(super) fn snapshot(shared: &Shared, pin: &Pin, door: &Door, at: Pos) -> Resu
             return Err(Error::new(ErrorKind::Stopped, "stopped during a snapshot"));
         }
         pin.keep_alive()?;
+        if pin.is_torn() {
+            // Nobody can read until the index is recovered, which needs the lock held here.
+            let why = "a writer died while publishing a commit; the snapshot is taken again";
+            return Err(Error::new(ErrorKind::Busy, why));
+        }
         let wanted = usize::try_from(size - offset).unwrap_or(COPY_BYTES).min(COPY_BYTES);
         let Some(part) = buffer.get_mut(..wanted) else { break };
         let read = door.read_db(part, offset)?;

@@ -28,8 +28,6 @@ use crate::pos::Pos;
 
 /// How long to try to get WAL_CKPT_LOCK back from an application's own checkpoint.
 const RETAKE_BUDGET: Duration = Duration::from_millis(5);
-/// How long the gate waits for running transactions to end.
-const GATE_BUDGET: Duration = Duration::from_millis(2);
 /// After the gate was closed it stays open at least this many times as long: a slow device may hold
 /// writers, but not for more than a tenth of the time.
 const GATE_PAUSE_FACTOR: u32 = 9;
@@ -72,7 +70,11 @@ impl<'s> Cycle<'s> {
                 return Ok(done);
             }
         }
-        if Instant::now() >= self.gate_again { self.gate() } else { Ok(done) }
+        if Instant::now() < self.gate_again {
+            return Ok(done);
+        }
+        let gate = self.gate()?;
+        Ok(gate.unwrap_or(done))
     }
 
     /// Gives up a slot that an earlier run had to keep. False: not yet.
@@ -131,26 +133,23 @@ impl<'s> Cycle<'s> {
         done
     }
 
-    fn gate(&mut self) -> Result<Checkpointed> {
-        let missed = Checkpointed { busy: true, log: -1, checkpointed: -1 };
+    /// `None`: the gate could not be closed, nothing was done.
+    fn gate(&mut self) -> Result<Option<Checkpointed>> {
         if !self.pin.take_slot()? {
-            return Ok(missed);
+            return Ok(None);
         }
-        if self.pin.slot() != Some(GATE_SLOT) {
+        let patience = policy::gate(lock(self.scanner).frames());
+        let closed = self.pin.slot() == Some(GATE_SLOT)
+            && self.pin.close_gate(patience.budget, patience.limit)?;
+        if !closed {
             self.settle()?;
-            return Ok(missed);
+            return Ok(None);
         }
-        if !self.pin.close_gate(GATE_BUDGET)? {
-            self.settle()?;
-            return Ok(missed);
-        }
-        let closed = Instant::now();
         let done = self.behind_the_gate();
-        // None: the watchdog opened it before the checkpoint behind it was done.
-        let held = self.pin.open_gate().unwrap_or_else(|| closed.elapsed());
+        let held = self.pin.open_gate();
         self.count_gate(held);
         self.gate_again = Instant::now() + held * GATE_PAUSE_FACTOR;
-        done
+        done.map(Some)
     }
 
     /// Nobody can append: the rest is captured, written, checkpointed, and the WAL is armed.

@@ -115,6 +115,17 @@ pub struct Counters {
     pub errors: AtomicU64,
 }
 
+/// How long a caller waits for an answer, and what ends its wait before.
+pub struct Patience<'c> {
+    /// At most this long.
+    pub wait: Duration,
+    /// Asked every [`INTERRUPT_POLL`].
+    pub interrupted: &'c dyn Fn() -> bool,
+}
+
+/// How long a wait sleeps before it asks whether the statement was interrupted.
+const INTERRUPT_POLL: Duration = Duration::from_millis(20);
+
 /// A request to the keeper, answered on the channel in it.
 enum Request {
     Snapshot(Sender<Result<Pos>>),
@@ -268,18 +279,18 @@ impl Capture {
     }
 
     /// Takes a snapshot now.
-    pub fn snapshot(&self, wait: Duration) -> Result<Pos> {
-        self.ask(wait, Request::Snapshot)
+    pub fn snapshot(&self, patience: &Patience) -> Result<Pos> {
+        self.ask(patience, Request::Snapshot)
     }
 
     /// Checkpoints without losing a frame.
-    pub fn checkpoint(&self, mode: CheckpointMode, wait: Duration) -> Result<Checkpointed> {
-        self.ask(wait, |answer| Request::Checkpoint(mode, answer))
+    pub fn checkpoint(&self, mode: CheckpointMode, patience: &Patience) -> Result<Checkpointed> {
+        self.ask(patience, |answer| Request::Checkpoint(mode, answer))
     }
 
     fn ask<T>(
         &self,
-        wait: Duration,
+        patience: &Patience,
         request: impl FnOnce(Sender<Result<T>>) -> Request,
     ) -> Result<T> {
         self.shared.running()?;
@@ -287,14 +298,21 @@ impl Capture {
         let gone = || Error::new(ErrorKind::Stopped, "capture has stopped");
         self.requests.send(request(answer)).map_err(|_| gone())?;
         self.shared.wake_keeper();
-        answered.recv_timeout(wait).map_err(|error| {
-            if error.is_timeout() {
-                let why = format!("no answer within {} ms", wait.as_millis());
-                Error::new(ErrorKind::Timeout, why)
-            } else {
-                gone()
+        let deadline = Instant::now() + patience.wait;
+        loop {
+            match answered.recv_timeout(INTERRUPT_POLL) {
+                Ok(outcome) => return outcome,
+                Err(error) if error.is_disconnected() => return Err(gone()),
+                Err(_) if (patience.interrupted)() => {
+                    return Err(Error::new(ErrorKind::Stopped, "interrupted"));
+                }
+                Err(_) if Instant::now() >= deadline => {
+                    let why = format!("no answer within {} ms", patience.wait.as_millis());
+                    return Err(Error::new(ErrorKind::Timeout, why));
+                }
+                Err(_) => {}
             }
-        })?
+        }
     }
 
     /// Stops the threads, writes what is captured to files and lets the WAL go.

@@ -21,6 +21,8 @@ use crate::error::{Context, Error, ErrorKind, Result, lock};
 
 const IDLE_POLL: Duration = Duration::from_millis(100);
 const BUSY_POLL: Duration = Duration::from_micros(500);
+/// Without events the header itself is looked at, this often.
+const NO_EVENTS_POLL: Duration = Duration::from_millis(10);
 /// Two hits this close together: the writer is busy.
 const BUSY_GAP: Duration = Duration::from_millis(2);
 /// No hit for this long: it is not.
@@ -107,7 +109,7 @@ impl<'s> Notice<'s> {
     /// Waits for an event; false if there was none within `limit`, which is less than a second.
     fn sleep(&self, limit: Duration) -> Result<bool> {
         let Some(events) = &self.events else {
-            std::thread::sleep(limit.min(Duration::from_millis(1)));
+            std::thread::sleep(limit.min(NO_EVENTS_POLL));
             return Ok(false);
         };
         let timeout = Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };

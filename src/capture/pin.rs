@@ -24,8 +24,6 @@ use crate::walindex;
 
 /// The read slot that leaves 1..3 free for the gate.
 pub(super) const GATE_SLOT: u8 = 4;
-/// The longest the gate may stay closed, whatever the checkpoint behind it does.
-const GATE_MAX: Duration = Duration::from_millis(20);
 /// A keeper without a sign of life for this long is stuck: the user's database comes first.
 const STUCK_MAX: Duration = Duration::from_secs(60);
 
@@ -57,14 +55,29 @@ pub(super) struct Pin {
 struct Locks {
     checkpoint: Option<ShmLock>,
     slot: Option<(u8, ShmLock)>,
-    gate: Option<(Instant, ShmLock)>,
+    gate: Option<Gate>,
+    /// How long the gate was closed that [`Pin::watch`] opened.
+    overdue: Option<Duration>,
     alive: Instant,
+}
+
+/// READ 1..3, and until when at most they may be held.
+struct Gate {
+    closed: Instant,
+    limit: Duration,
+    _slots: Vec<ShmLock>,
 }
 
 impl Pin {
     /// Nothing held yet.
     pub(super) fn new(door: &Arc<Door>) -> Result<Pin> {
-        let locks = Locks { checkpoint: None, slot: None, gate: None, alive: Instant::now() };
+        let locks = Locks {
+            checkpoint: None,
+            slot: None,
+            gate: None,
+            overdue: None,
+            alive: Instant::now(),
+        };
         let (door, view) = (Arc::clone(door), View::open(door)?);
         Ok(Pin { door, view, locks: Mutex::new(locks), let_go: LetGo::default() })
     }
@@ -82,6 +95,18 @@ impl Pin {
     /// The keeper's sign of life. An error if its locks were taken away.
     pub(super) fn keep_alive(&self) -> Result<()> {
         self.held().map(|_| ())
+    }
+
+    /// Whether the header's copies differ, and not only for the moment of a publish.
+    pub(super) fn is_torn(&self) -> bool {
+        let deadline = Instant::now() + Duration::from_millis(5);
+        while self.view.header().is_none() {
+            if Instant::now() >= deadline {
+                return true;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        false
     }
 
     /// The locks, unless they were taken away.
@@ -149,19 +174,34 @@ impl Pin {
         lock(&self.locks).slot = None;
     }
 
-    /// Keeps every transaction from beginning: tries for at most `budget` until nobody is in one.
-    /// Transactions that want to begin meanwhile back off by themselves; they never see
-    /// SQLITE_BUSY.
-    pub(super) fn close_gate(&self, budget: Duration) -> Result<bool> {
+    /// Keeps every transaction from beginning, for at most `limit`: tries for at most `budget` until
+    /// nobody is in one. Transactions that want to begin meanwhile back off by themselves; they
+    /// never see SQLITE_BUSY.
+    ///
+    /// Slots are kept one by one: new transactions share those that are left, so trying keeps
+    /// nobody out, and in the end there is one slot to wait for.
+    pub(super) fn close_gate(&self, budget: Duration, limit: Duration) -> Result<bool> {
         let deadline = Instant::now() + budget;
-        let first = walindex::lock_read(1);
+        let mut wanted: Vec<u8> = (1..GATE_SLOT).collect();
+        let mut slots = Vec::new();
         loop {
             let mut locks = self.held()?;
-            if let Some(closed) = self.door.try_lock(first, GATE_SLOT - 1, Mode::Exclusive)? {
-                (1..GATE_SLOT).for_each(|slot| self.view.clear_mark(slot));
-                locks.gate = Some((Instant::now(), closed));
+            let mut missing = Vec::new();
+            for slot in wanted {
+                match self.door.try_lock(walindex::lock_read(slot), 1, Mode::Exclusive)? {
+                    Some(held) => {
+                        self.view.clear_mark(slot);
+                        slots.push(held);
+                    }
+                    None => missing.push(slot),
+                }
+            }
+            if missing.is_empty() {
+                locks.overdue = None;
+                locks.gate = Some(Gate { closed: Instant::now(), limit, _slots: slots });
                 return Ok(true);
             }
+            wanted = missing;
             drop(locks);
             if Instant::now() >= deadline {
                 return Ok(false);
@@ -171,8 +211,11 @@ impl Pin {
     }
 
     /// Lets transactions begin again; how long they could not.
-    pub(super) fn open_gate(&self) -> Option<Duration> {
-        lock(&self.locks).gate.take().map(|(closed, _)| closed.elapsed())
+    pub(super) fn open_gate(&self) -> Duration {
+        let mut locks = lock(&self.locks);
+        let overdue = locks.overdue.take();
+        let held = locks.gate.take().map(|gate| gate.closed.elapsed());
+        held.or(overdue).unwrap_or_default()
     }
 
     /// Lets others in for a moment, before anything is captured under these locks.
@@ -198,9 +241,9 @@ impl Pin {
     /// nobody reads on.
     pub(super) fn watch(&self, now: Instant) -> Result<()> {
         let mut locks = lock(&self.locks);
-        let held = locks.gate.as_ref().map(|(closed, _)| now.saturating_duration_since(*closed));
-        if held.is_some_and(|held| held > GATE_MAX) {
-            locks.gate = None;
+        let held = |gate: &Gate| now.saturating_duration_since(gate.closed);
+        if locks.gate.as_ref().is_some_and(|gate| held(gate) > gate.limit) {
+            locks.overdue = locks.gate.take().map(|gate| gate.closed.elapsed());
         }
         if now.saturating_duration_since(locks.alive) > STUCK_MAX {
             self.let_go.set();

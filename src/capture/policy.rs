@@ -31,6 +31,23 @@ pub(super) struct Wal {
     pub(super) armed: bool,
 }
 
+/// How hard the gate may be tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gate {
+    /// How long to wait for running transactions to end; nobody is kept out meanwhile.
+    pub(super) budget: Duration,
+    /// How long it may stay closed.
+    pub(super) limit: Duration,
+}
+
+/// A WAL that has grown far beyond the threshold is worth more patience, and a longer hold on a
+/// device that syncs slowly.
+pub(super) fn gate(frames: u32) -> Gate {
+    let times = (frames / CHECKPOINT_FRAMES).clamp(1, 16);
+    let limit = if times < 16 { 20 } else { 45 };
+    Gate { budget: Duration::from_millis(2) * times, limit: Duration::from_millis(limit) }
+}
+
 /// Whether to checkpoint now.
 pub(super) fn wants_checkpoint(wal: Wal) -> bool {
     let grown = wal.frames.saturating_sub(wal.tried_at) >= RETRY_FRAMES;
@@ -77,6 +94,14 @@ mod tests {
         check(1500, 1500, 10_000, false, false);
         check(1501, 1500, 10_000, false, true);
         check(u32::MAX, u32::MAX, 10_000, false, false);
+    }
+
+    #[test]
+    fn the_gate_is_tried_harder_the_longer_the_wal() {
+        let ms = Duration::from_millis;
+        assert_eq!(gate(0), Gate { budget: ms(2), limit: ms(20) });
+        assert_eq!(gate(5999), Gate { budget: ms(10), limit: ms(20) });
+        assert_eq!(gate(u32::MAX), Gate { budget: ms(32), limit: ms(45) });
     }
 
     #[test]

@@ -224,8 +224,8 @@ pub fn promote(path: &Path, vfs: &str) -> Result<Option<Pos>> {
 /// A position covering every commit made before the call (primary), or applied (replica); `None` if
 /// nothing is known of the database.
 pub fn position(path: &Path) -> Result<Option<Pos>> {
+    registry::check_fork()?;
     if let Some(database) = find(path) {
-        registry::check_fork()?;
         if let Some(capture) = database.capture() {
             return capture.position().map(Some);
         }

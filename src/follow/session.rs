@@ -26,6 +26,8 @@ use crate::wal::{PageSize, WAL_HEADER_SIZE};
 
 /// An ancestor that sends nothing for this long has sent what it had.
 const DRY: Duration = Duration::from_millis(20);
+/// A connection that lasted this long was a good one.
+const LASTING: Duration = Duration::from_secs(3);
 /// How often the wal-index is looked after while nothing comes.
 const TICK: Duration = Duration::from_millis(100);
 /// An upstream that sends heartbeats every second is gone after this long without a byte.
@@ -48,6 +50,7 @@ pub struct Session<'a> {
     goal: Option<Pos>,
     beats: bool,
     heard: Instant,
+    began: Instant,
     published: Instant,
     frame: Vec<u8>,
     /// Something was applied, or found to be.
@@ -76,6 +79,7 @@ impl<'a> Session<'a> {
             goal: None,
             beats: false,
             heard: now,
+            began: now,
             // Long ago: the first commit need not wait.
             published: now.checked_sub(Duration::from_secs(1)).unwrap_or(now),
             frame: vec![0; page_size.frame_size()],
@@ -99,7 +103,10 @@ impl<'a> Session<'a> {
         if result.is_err() {
             self.replica.discard();
         }
-        (self.worked, result)
+        // An upstream that beats but breaks off before it sends anything is left alone for longer
+        // each time.
+        let worked = self.worked || self.began.elapsed() > LASTING;
+        (worked, result)
     }
 
     fn records(&mut self) -> Result<()> {
@@ -266,7 +273,6 @@ impl<'a> Session<'a> {
         self.stream.read_exact(&mut bytes)?;
         let beat = Heartbeat::decode(&bytes)?;
         self.beats = true;
-        self.worked = true;
         let usable = |goal: Pos| Some(goal.generation) == self.cursor.generation();
         if !self.goal.is_some_and(usable) {
             self.goal = Some(beat.pos);

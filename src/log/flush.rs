@@ -5,9 +5,10 @@
 //! size, so the next one's offset shows a hole, and where a finished index ends is written in its
 //! file `end`.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -34,15 +35,23 @@ impl Unsynced {
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
+}
 
-    fn sync(&mut self) -> Result<()> {
-        for path in &self.0 {
-            let file = File::open(path).context(|| format!("cannot open {}", path.display()))?;
-            file.sync_all().context(|| format!("cannot sync {}", path.display()))?;
-            layout::sync_parent(path)?;
-        }
-        self.0.clear();
-        Ok(())
+/// Makes files and their names survive a power loss. One that was deleted since needs it no more.
+fn sync_all(paths: &[PathBuf]) -> Result<()> {
+    let mut folders = BTreeSet::new();
+    for path in paths {
+        sync(path)?;
+        folders.extend(path.parent());
+    }
+    folders.into_iter().try_for_each(sync)
+}
+
+fn sync(path: &Path) -> Result<()> {
+    match File::open(path) {
+        Ok(file) => file.sync_all().context(|| format!("cannot sync {}", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::from(error).context(format!("cannot open {}", path.display()))),
     }
 }
 
@@ -57,7 +66,21 @@ impl Log {
             unsynced.0.push(stored.path.clone());
             self.enter(&group, stored);
         }
-        if durable { unsynced.sync() } else { Ok(()) }
+        drop(unsynced);
+        if durable { self.sync_files() } else { Ok(()) }
+    }
+
+    /// Syncs what was written so far. Whoever writes meanwhile does not wait for the disk; whoever
+    /// syncs does, so that nobody is told of a sync that is still under way.
+    fn sync_files(&self) -> Result<()> {
+        let _one_at_a_time = lock(&self.syncing);
+        let paths = std::mem::take(&mut lock(&self.flusher).0);
+        let done = sync_all(&paths);
+        if done.is_err() {
+            let later = std::mem::replace(&mut lock(&self.flusher).0, paths);
+            lock(&self.flusher).0.extend(later);
+        }
+        done
     }
 
     /// The next segments of one index that make one file.

@@ -115,7 +115,8 @@ impl Layout {
         let mode = self.mode | 0o700 | ((self.mode & 0o444) >> 2);
         let chmod = fs::set_permissions(dir, fs::Permissions::from_mode(mode));
         chmod.context(|| format!("cannot set the mode of {}", dir.display()))?;
-        self.give_away(dir);
+        let (uid, gid) = self.owner;
+        let _may_be_refused = std::os::unix::fs::lchown(dir, Some(uid), Some(gid));
         Ok(())
     }
 
@@ -127,9 +128,10 @@ impl Layout {
             .create(true)
             .truncate(true)
             .mode(self.mode | 0o600)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&tmp)
             .context(|| format!("cannot create {}", tmp.display()))?;
-        self.give_away(&tmp);
+        self.give_away(&file);
         Ok((file, tmp))
     }
 
@@ -141,9 +143,10 @@ impl Layout {
             .create(true)
             .truncate(false)
             .mode(self.mode | 0o600)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(path)
             .context(|| format!("cannot open {}", path.display()))?;
-        self.give_away(path);
+        self.give_away(&file);
         Ok(file)
     }
 
@@ -157,11 +160,11 @@ impl Layout {
         publish(&file, &tmp, path, durable)
     }
 
-    /// A process of root that works on somebody's database hands its files to that somebody. Anyone
-    /// else may not, and owns the files itself: not an error.
-    fn give_away(&self, path: &Path) {
+    /// A process of root that works on somebody's database hands its files to that somebody, and
+    /// follows no link of theirs. Anyone else may not, and owns the files itself: not an error.
+    fn give_away(&self, file: &File) {
         let (uid, gid) = self.owner;
-        let _may_be_refused = std::os::unix::fs::chown(path, Some(uid), Some(gid));
+        let _may_be_refused = std::os::unix::fs::fchown(file, Some(uid), Some(gid));
     }
 }
 

@@ -22,7 +22,13 @@ use crate::wal::{Chain, FrameHeader, PageSize, Salts, WAL_HEADER_SIZE, WalHeader
 impl Log {
     /// An empty log at `layout`. Only the process that captures may [`Log::load`] or write it.
     pub fn new(layout: Layout) -> Log {
-        Log { layout, state: Mutex::default(), changed: Condvar::new(), flusher: Mutex::default() }
+        Log {
+            layout,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            flusher: Mutex::default(),
+            syncing: Mutex::default(),
+        }
     }
 
     /// Takes over the history an earlier process left. History that cannot be read back is returned

@@ -13,7 +13,8 @@
 //! | `State::disk`          | whoever flushes      | `flusher`, then `state`    | sessions           |
 //! | deletion of an index   | `Log::trim`          | `flusher`, then `state`, and no lease at or below it | |
 //!
-//! `state` is never held over a file operation. A generation has no gap: a segment is written only
+//! `state` is never held over a file operation, `flusher` never over a sync; `syncing` is, and is
+//! taken before `flusher`. A generation has no gap: a segment is written only
 //! after every earlier one is in its file, and an index is begun on disk only after the one before
 //! is synced.
 
@@ -59,6 +60,7 @@ pub struct Log {
     state: Mutex<State>,
     changed: Condvar,
     flusher: Mutex<flush::Unsynced>,
+    syncing: Mutex<()>,
 }
 
 #[derive(Default)]

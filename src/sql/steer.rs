@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::capture::Capture;
+use crate::capture::{Capture, Patience};
 use crate::databases::{self, What};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::caller::Caller;
@@ -83,8 +83,12 @@ pub(super) fn sync(caller: &Caller, _: &Args) -> Result<Answer> {
     Ok(Answer::from(capture(caller)?.sync()?.to_string()))
 }
 
+fn patience(interrupted: &dyn Fn() -> bool) -> Patience<'_> {
+    Patience { wait: LONG_WAIT, interrupted }
+}
+
 pub(super) fn snapshot(caller: &Caller, _: &Args) -> Result<Answer> {
-    Ok(Answer::from(capture(caller)?.snapshot(LONG_WAIT)?.to_string()))
+    Ok(Answer::from(capture(caller)?.snapshot(&patience(&|| caller.interrupted()))?.to_string()))
 }
 
 pub(super) fn checkpoint(caller: &Caller, args: &Args) -> Result<Answer> {
@@ -92,7 +96,7 @@ pub(super) fn checkpoint(caller: &Caller, args: &Args) -> Result<Answer> {
         0 => CheckpointMode::Passive,
         _ => args.text_required(0, "PASSIVE, FULL, RESTART or TRUNCATE")?.parse()?,
     };
-    let done = capture(caller)?.checkpoint(mode, LONG_WAIT)?;
+    let done = capture(caller)?.checkpoint(mode, &patience(&|| caller.interrupted()))?;
     let busy = i32::from(done.busy);
     Ok(Answer::Text(format!("[{busy},{},{}]", done.log, done.checkpointed)))
 }
