@@ -34,6 +34,8 @@ pub struct Keeper {
 #[derive(Default)]
 struct Bell {
     stopping: AtomicBool,
+    /// Every frame is wanted in the database, however few are not: applying waits for it.
+    wanted: AtomicBool,
     rung: Mutex<bool>,
     wake: Condvar,
 }
@@ -76,8 +78,9 @@ impl Keeper {
         }
     }
 
-    /// Calls it.
+    /// Calls it to bring the rest into the database, however little that is.
     pub fn call(&self) {
+        self.bell.wanted.store(true, Ordering::Release);
         self.bell.ring();
     }
 }
@@ -112,7 +115,8 @@ impl Work {
                 changed = Instant::now();
             }
             let behind = frames.saturating_sub(self.gauge.backfill());
-            if !checkpoint_due(behind, changed.elapsed()) {
+            let wanted = self.bell.wanted.swap(false, Ordering::AcqRel) && behind > 0;
+            if !wanted && !checkpoint_due(behind, changed.elapsed()) {
                 self.bell.wait(LOOK);
                 continue;
             }
