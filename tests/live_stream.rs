@@ -29,7 +29,8 @@ fn a_late_joiner_gets_everything_and_stays_current() {
     let folder = Folder::new("late");
     let (host, db) = primary(&folder, "p.db");
     let url = serve(&db);
-    let writer = host.work("ledger_writer", json!({"path": folder.file("p.db")}));
+    let load = json!({"path": folder.file("p.db"), "pause": scaled(0.0005, 0.0)});
+    let writer = host.work("ledger_writer", load);
     writer.advance(2000);
     let (_second, replica) = follower(&folder, "r.db", &url);
     let joined = replica.int("SELECT n FROM ledger");
@@ -76,18 +77,24 @@ fn the_wal_restarts_under_load_and_nobody_notices() {
     let load = json!({"path": folder.file("p.db"), "pause": pauses.1});
     let small = plain.work("ledger_writer", load);
     let index = |pos: &str| u64::from_str_radix(&pos[17..33], 16).unwrap();
-    until("five restarts of the WAL", || {
-        (index(&db.text("SELECT litestream_pos()")) >= index(&before) + 5).then_some(())
+    let written = |from: f64| metric(&url, "litestream_total_wal_bytes") - from;
+    let begin = metric(&url, "litestream_total_wal_bytes");
+    let enough = f64::from(scaled(96 << 20, 1 << 30));
+    until("enough to be written, with restarts between", || {
+        let restarts = index(&db.text("SELECT litestream_pos()")) - index(&before);
+        (written(begin) >= enough && restarts >= 4).then_some(())
     });
     small.finish();
     large.finish();
     let pos = assert_same(&db, &replica);
     assert_eq!(generation(&pos), generation(&before), "one history");
     reads.finish();
-    // The WAL stays a few times the size at which it is copied back, on both sides.
-    for name in ["p.db-wal", "r.db-wal"] {
-        let size = std::fs::metadata(folder.file(name)).unwrap().len();
-        assert!(size < scaled(64, 1024) << 20, "{name} has grown to {size} bytes");
+    // Neither WAL grows with what is written: it starts over, on the replica too. (How soon, on the
+    // primary, is a matter of how fast it is captured: not one for an unoptimised build.)
+    let checked: &[&str] = scaled(&["r.db-wal"], &["p.db-wal", "r.db-wal"]);
+    for name in checked {
+        let size = std::fs::metadata(folder.file(name)).unwrap().len() as f64;
+        assert!(size < written(begin) / 2.0, "{name} has grown to {size} bytes");
     }
     drop(other);
 }

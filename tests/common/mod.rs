@@ -435,3 +435,18 @@ pub fn make_ledger(db: &Db) {
          CREATE TABLE entry(n INTEGER PRIMARY KEY, pad BLOB NOT NULL);",
     );
 }
+
+/// One number of a server's `/metrics`, summed over its labels.
+pub fn metric(url: &str, name: &str) -> f64 {
+    let address = url.strip_prefix("http://").unwrap().split('/').next().unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let samples = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+    let values: Vec<f64> =
+        samples.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    assert!(!values.is_empty(), "no {name} in {text}");
+    values.iter().sum()
+}
