@@ -1,6 +1,6 @@
-//! Everybody at once: writers inside and outside the host, checkpoints of every mode from all sides,
-//! VACUUMs, and plain readers of several SQLite versions on the replica that check laws which every
-//! transaction keeps. Not one wrong answer, not one error.
+//! Everybody at once: writers inside and outside the host, checkpoints of every mode from all
+//! sides, VACUUMs, and plain readers of several SQLite versions on the replica that check laws
+//! which every transaction keeps. Not one wrong answer, not one error.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -72,7 +72,8 @@ fn money_is_never_made_or_lost_in_sight_of_a_replicas_readers() {
     assert_eq!(replica.int("SELECT sum(balance) FROM accounts"), 100_000);
 }
 
-/// Readers that brought their own SQLite, newer and older than the follower's, and a VACUUM now and then.
+/// Readers that brought their own SQLite, newer and older than the follower's, and a VACUUM now and
+/// then.
 #[test]
 fn readers_of_every_sqlite_version_see_only_whole_transactions() {
     let folder = Folder::new("versions");

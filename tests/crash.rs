@@ -1,7 +1,7 @@
 //! kill -9 of either side at any time, and files changed behind the back of a process that was not
-//! running: nothing is lost, history goes on where it can be proved, and readers never see the past.
-//! The oracle is always the same: the replica's content equals the primary's, and the plain reader that
-//! watched all along met no broken law.
+//! running: nothing is lost, history goes on where it can be proved, and readers never see the
+//! past. The oracle is always the same: the replica's content equals the primary's, and the plain
+//! reader that watched all along met no broken law.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -214,8 +214,8 @@ fn writes_nobody_captured_are_not_missed() {
     reads.finish();
 }
 
-/// The primary's files put back to an older state, as after a restored backup or a power loss, while the
-/// followers are ahead, and the log beside it too if it was written in time.
+/// The primary's files put back to an older state, as after a restored backup or a power loss,
+/// while the followers are ahead, and the log beside it too if it was written in time.
 #[test]
 fn a_primary_that_went_back_in_time_takes_its_followers_along() {
     let folder = Folder::new("restored");
@@ -360,7 +360,8 @@ fn a_follower_killed_during_its_first_snapshot_starts_over() {
         db.run(&now).unwrap();
         pause_up_to(40 * (1 + round % 8));
         host.kill();
-        // Whoever looks sees nothing (an empty file, or one that is no database yet), or everything.
+        // Whoever looks sees nothing (an empty file, or one that is no database yet), or
+        // everything.
         let plain = Host::plain();
         let look = plain.open(&path);
         match look.run("SELECT count(*) FROM sqlite_schema WHERE name = 'bulk'") {

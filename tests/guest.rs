@@ -1,4 +1,5 @@
-//! A guest's manners: what the extension owes the process it lives in, and databases it must refuse.
+//! A guest's manners: what the extension owes the process it lives in, and databases it must
+//! refuse.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -81,8 +82,8 @@ fn run_blocks_until_interrupted() {
     shell.say("SELECT litestream_run();");
     let replica = host.open(folder.file("r.db"));
     follow(&replica, &url);
-    // A signal that comes before the statement has begun is lost. Once it runs it looks around now and
-    // then, while a shell that waits for a line does nothing at all.
+    // A signal that comes before the statement has begun is lost. Once it runs it looks around now
+    // and then, while a shell that waits for a line does nothing at all.
     let turns = shell.turns();
     until("the statement to run", || (shell.turns() >= turns + 3).then_some(()));
     let kill = std::process::Command::new("kill").args(["-INT", &shell.pid().to_string()]).status();
@@ -240,7 +241,8 @@ fn unusual_paths_work() {
     }
 }
 
-/// A database that is deleted, or replaced, while it is served: an error in the table, and the host lives.
+/// A database that is deleted, or replaced, while it is served: an error in the table, and the host
+/// lives.
 #[test]
 fn a_database_deleted_while_served_does_no_harm() {
     let folder = Folder::new("deleted");

@@ -77,7 +77,8 @@ fn everything_that_changes_a_database(page_size: u32) {
     assert_eq!(settled(&folder.file("p.db")), settled(&folder.file("r.db")), "byte for byte");
 }
 
-/// The bytes of a database after its WAL was copied back, without what a writer's own header counts.
+/// The bytes of a database after its WAL was copied back, without what a writer's own header
+/// counts.
 fn settled(path: &std::path::Path) -> Vec<u8> {
     let host = Host::plain();
     let db = host.open(path);
@@ -136,7 +137,8 @@ fn a_page_size_changed_while_nobody_served() {
     primary.script("PRAGMA journal_mode = DELETE; PRAGMA page_size = 1024; VACUUM");
     assert_eq!(primary.int("PRAGMA page_size"), 1024);
     primary.text(&serve_at);
-    // A replica's pages cannot change their size under its readers: it says so, and a new one works.
+    // A replica's pages cannot change their size under its readers: it says so, and a new one
+    // works.
     let error = until("the follower to say so", || {
         let error = replica.value("SELECT error FROM litestream_databases WHERE role = 'replica'");
         error.as_str().filter(|error| error.contains("page")).map(str::to_owned)

@@ -174,9 +174,9 @@ impl Pin {
         lock(&self.locks).slot = None;
     }
 
-    /// Keeps every transaction from beginning, for at most `limit`: tries for at most `budget` until
-    /// nobody is in one. Transactions that want to begin meanwhile back off by themselves; they
-    /// never see SQLITE_BUSY.
+    /// Keeps every transaction from beginning, for at most `limit`: tries for at most `budget`
+    /// until nobody is in one. Transactions that want to begin meanwhile back off by themselves;
+    /// they never see SQLITE_BUSY.
     ///
     /// Slots are kept one by one: new transactions share those that are left, so trying keeps
     /// nobody out, and in the end there is one slot to wait for.

@@ -105,8 +105,9 @@ impl Replica {
         match plan {
             Plan::Fill => {}
             Plan::Open => {
-                // Somebody took it out of WAL mode; not asked otherwise, because the connection that
-                // does it may be the last to close, and then the WAL and the position are gone.
+                // Somebody took it out of WAL mode; not asked otherwise, because the connection
+                // that does it may be the last to close, and then the WAL and the position are
+                // gone.
                 if !look.is_wal {
                     set_wal_mode(path, vfs)?;
                 }

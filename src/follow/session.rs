@@ -90,8 +90,8 @@ impl<'a> Session<'a> {
 
     /// Runs until the connection ends or the follower stops; whether anything came of it.
     pub fn run(mut self) -> (bool, Result<()>) {
-        // The upstream may have lost its latest commits and made others in their place: a position in
-        // the old history reads like one in the new. Ours counts only while it is continued.
+        // The upstream may have lost its latest commits and made others in their place: a position
+        // in the old history reads like one in the new. Ours counts only while it is continued.
         let continued = self.replica.pos().filter(|_| !self.stream.starts_over());
         self.shared.update(|inner| {
             inner.state = State::CatchingUp;

@@ -48,8 +48,8 @@ impl Upstream {
         let bad = |why: &str| {
             let shown: String = url.chars().take(SHOWN_CHARS_MAX).collect();
             Error::usage(format!(
-                "invalid upstream {shown:?}: {why}; expected http://HOST:PORT, https://HOST:PORT or \
-                 unix:/SOCKET, with the database's path on the upstream in the option \"path\""
+                "invalid upstream {shown:?}: {why}; expected http://HOST:PORT, https://HOST:PORT \
+                 or unix:/SOCKET, with the database's path on the upstream in the option \"path\""
             ))
         };
         if url.bytes().any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control()) {

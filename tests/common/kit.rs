@@ -108,7 +108,8 @@ impl Rng {
     }
 }
 
-/// A port of 127.0.0.1 nobody listens on, from below the range that outgoing connections take theirs from.
+/// A port of 127.0.0.1 nobody listens on, from below the range that outgoing connections take
+/// theirs from.
 pub fn free_port() -> u16 {
     let mut rng = Rng::new();
     rng.0 ^= u64::from(std::process::id()) << 40;
@@ -118,8 +119,8 @@ pub fn free_port() -> u16 {
     })
 }
 
-/// The extension as built for this very test run: beside the test program. (The copy one folder up is
-/// made by `cargo build` alone and may be older.)
+/// The extension as built for this very test run: beside the test program. (The copy one folder up
+/// is made by `cargo build` alone and may be older.)
 pub fn library() -> PathBuf {
     let program = std::env::current_exe().unwrap();
     let folder = program.parent().unwrap();

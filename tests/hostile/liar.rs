@@ -196,7 +196,8 @@ pub fn database() -> Vec<u8> {
     [first, second].concat()
 }
 
-/// A WAL of 512-byte pages: its header and one frame per (page number, database size if it commits).
+/// A WAL of 512-byte pages: its header and one frame per (page number, database size if it
+/// commits).
 pub fn wal(frames: &[(u32, u32)]) -> Vec<u8> {
     const SALTS: [u32; 2] = [7, 8];
     let header = WalHeader::new(ByteOrder::Little, PageSize::MIN, 0, SALTS);

@@ -1,5 +1,5 @@
-//! Bad input from whoever reaches the port: the host lives, its memory stays bounded, and good peers are
-//! served all the while.
+//! Bad input from whoever reaches the port: the host lives, its memory stays bounded, and good
+//! peers are served all the while.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

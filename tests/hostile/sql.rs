@@ -171,7 +171,8 @@ fn an_unreachable_upstream_is_an_error_and_then_retried() {
         assert!(error.starts_with("litestream_follow: "), "{error}");
         replica.run("SELECT litestream_stop()").unwrap();
     }
-    // With nothing to wait for it keeps trying in the background, and says why it has not succeeded.
+    // With nothing to wait for it keeps trying in the background, and says why it has not
+    // succeeded.
     replica.run(&format!("SELECT litestream_follow('{url}', '{{\"wait_ms\": 0}}')")).unwrap();
     let error = until("the error to be shown", || {
         replica.value("SELECT error FROM litestream_databases").as_str().map(str::to_owned)

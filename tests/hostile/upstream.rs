@@ -1,5 +1,5 @@
-//! An upstream that lies. The follower says what is wrong, holds no more memory for it, shows readers
-//! nothing of it, stops when told to, and follows an honest upstream afterwards.
+//! An upstream that lies. The follower says what is wrong, holds no more memory for it, shows
+//! readers nothing of it, stops when told to, and follows an honest upstream afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ fn lies() -> Vec<Case> {
     cases.extend(records());
     cases.extend(snapshots());
     cases.extend(segments());
+    cases.extend(orders());
     cases
 }
 
@@ -215,6 +216,12 @@ fn segments() -> Vec<Case> {
             out.snapshot()?;
             out.segment((0, 0), &wal(&[(u32::MAX, u32::MAX)]))
         }),
+    ]
+}
+
+/// Segments that are good, but not where they come.
+fn orders() -> Vec<Case> {
+    vec![
         case("a gap", &["to come"], |out| {
             out.snapshot()?;
             out.segment((0, 32 + 536), &wal(&[(1, 0), (2, 2)])[32 + 536..])
@@ -307,7 +314,9 @@ fn a_replica_with_good_content_keeps_it() {
     follow(&replica, &good);
     let plain = Host::plain();
     let reads = plain.work("ledger_reader", json!({"path": path}));
-    for Case { name, lie, .. } in records().into_iter().chain(snapshots()).chain(segments()) {
+    for Case { name, lie, .. } in
+        records().into_iter().chain(snapshots()).chain(segments()).chain(orders())
+    {
         // These are whole and lawful databases of an upstream that is believed: not this test's.
         if ["an LZ4 bomb", "the past again", "a transaction without end"].contains(&name) {
             continue;

@@ -1,7 +1,8 @@
 """One face for the SQLite modules a test may choose: the standard library's, pysqlite3 and apsw.
 
 A connection here runs one statement at a time, in autocommit mode unless the SQL says BEGIN, and
-answers with a list of rows. Whatever the module, a failure is a `Failure` with SQLite's result code.
+answers with a list of rows. Whatever the module, a failure is a `Failure` with SQLite's result
+code.
 """
 
 import importlib
@@ -9,7 +10,7 @@ import sys
 
 
 class Failure(Exception):
-    """An error from SQLite: its text and its (extended) result code, 0 where the module hides it."""
+    """An error from SQLite: its text and its (extended) result code, 0 if the module hides it."""
 
     def __init__(self, error, code):
         super().__init__(str(error))
@@ -17,7 +18,7 @@ class Failure(Exception):
 
 
 class Door:
-    """One SQLite module, imported from `folder` if one is given, and the extension to load, if any."""
+    """One SQLite module, imported from `folder` if one is given, and the extension to load."""
 
     def __init__(self, name="sqlite3", folder=None, extension=None):
         if folder:

@@ -3,8 +3,9 @@
     request   {"id": 7, "op": "run", "db": "a", "sql": "SELECT ?", "values": [1]}
     answer    {"id": 7, "rows": [[1]]}  or  {"id": 7, "error": "...", "code": 5}
 
-Each connection ("db") has a thread of its own, so a statement that blocks holds up nobody else; each
-piece of work (see work.py) has one too. Values that JSON lacks are objects: {"hex": "00ff"} is a blob,
+Each connection ("db") has a thread of its own, so a statement that blocks holds up nobody else;
+each piece of work (see work.py) has one too. Values that JSON lacks are objects: {"hex": "00ff"}
+is a blob,
 {"repeat": ["x", 1000]} a text too long to send. End of input ends the process at once, so a test
 program that dies leaves nothing behind.
 """
@@ -84,7 +85,7 @@ class Worker(threading.Thread):
 
 
 def in_a_child(entrance, request):
-    """Opens the database in a forked child, runs one statement there, and brings its outcome back."""
+    """Opens the database in a forked child, runs one statement there, brings its outcome back."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

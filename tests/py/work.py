@@ -1,14 +1,16 @@
-"""What applications do to a database while it is replicated, and the laws that readers hold them to.
+"""What applications do to a database while it is replicated, and the laws that readers hold
+them to.
 
-Two data sets, each with laws that every transaction keeps, so that one look at a state tells whether
-some whole transaction made it:
+Two data sets, each with laws that every transaction keeps, so that one look at a state tells
+whether some whole transaction made it:
 
-    bank    accounts whose balances always add up to the same sum (by table scan and by index), a tick
-            that grows by one per transfer, and a list of the last moves that ends at the tick
-    ledger  a counter, the rows it numbered (the last `keep` of them, without a gap), and their bytes
-            in total
+    bank    accounts whose balances always add up to the same sum (by table scan and by index), a
+            tick that grows by one per transfer, and a list of the last moves that ends at the tick
+    ledger  a counter, the rows it numbered (the last `keep` of them, without a gap), and their
+            bytes in total
 
-Work runs in a thread until told to stop. It never raises: `errors` are SQLite's, `wrong` are broken laws.
+Work runs in a thread until told to stop. It never raises: `errors` are SQLite's, `wrong` are broken
+laws.
 """
 
 import hashlib
@@ -61,7 +63,7 @@ class Work:
 
 
 def content(db):
-    """A digest of all a database says: its schema and every row with its rowid, and what it is itself."""
+    """A digest of all a database says: its schema, every row with its rowid, and its settings."""
     digest = hashlib.sha256()
     db.run("BEGIN")
     try:
@@ -106,7 +108,8 @@ def transfer(db, rng, keep):
     db.run("UPDATE accounts SET balance = balance + ? WHERE id = ?", (amount, target))
     db.run("UPDATE tick SET n = n + 1")
     db.run("INSERT INTO moves(id, source, target, amount, pad) "
-           "SELECT n, ?, ?, ?, zeroblob(?) FROM tick", (source, target, amount, rng.choice((10, 300, 9000))))
+           "SELECT n, ?, ?, ?, zeroblob(?) FROM tick",
+            (source, target, amount, rng.choice((10, 300, 9000))))
     db.run("DELETE FROM moves WHERE id <= (SELECT n FROM tick) - ?", (MOVES_KEPT,))
     db.run("COMMIT" if keep else "ROLLBACK")
 
@@ -135,11 +138,13 @@ def bank_look(work, db, last):
     """Checks every law in the transaction `db` is in. Returns the tick."""
     tick = db.run("SELECT n FROM tick")[0][0]
     sums = db.run("""SELECT (SELECT sum(balance) FROM accounts NOT INDEXED), count(*),
-                     (SELECT sum(balance) FROM accounts INDEXED BY accounts_balance WHERE balance > -1e9)
+                     (SELECT sum(balance) FROM accounts INDEXED BY accounts_balance
+                       WHERE balance > -1e9)
                      FROM accounts""")[0]
     wanted = (ACCOUNTS * FORTUNE, ACCOUNTS, ACCOUNTS * FORTUNE)
     work.check(tuple(sums) == wanted, "sums", sums, "at tick", tick)
-    first, end, count = db.run("SELECT ifnull(min(id), 1), ifnull(max(id), 0), count(*) FROM moves")[0]
+    first, end, count = db.run(
+        "SELECT ifnull(min(id), 1), ifnull(max(id), 0), count(*) FROM moves")[0]
     whole = end == tick and count == end - first + 1 == min(tick, MOVES_KEPT)
     work.check(whole, "moves", first, end, count, "at tick", tick)
     work.check(tick >= last, "the past: tick", tick, "after", last)
@@ -220,7 +225,8 @@ def ledger_writer(work, path, pause=0.0, size=2000, own=False, limit=0):
 def ledger_look(work, db, last):
     n, size, keep = db.run("SELECT n, bytes, keep FROM ledger")[0]
     first, end, count, total = db.run(
-        "SELECT ifnull(min(n), 1), ifnull(max(n), 0), count(*), ifnull(sum(length(pad)), 0) FROM entry")[0]
+        "SELECT ifnull(min(n), 1), ifnull(max(n), 0), count(*), ifnull(sum(length(pad)), 0)"
+        " FROM entry")[0]
     whole = end == n and count == end - first + 1 == min(n, keep) and total == size
     work.check(whole, "ledger", n, size, "entries", first, end, count, total)
     work.check(n >= last, "the past:", n, "after", last)

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Makes the WALs and wal-indexes beside this file with a real sqlite3 shell, one pair per page size.
-# In each, the WAL has been restarted once; one transaction with several frames and many with one are
-# committed in it; then come frames of a transaction that spilled and was rolled back, and in most,
-# behind them, leftovers from before the restart. Pages of 512 bytes get a second hash table.
+# In each, the WAL has been restarted once; one transaction with several frames and many with one
+# are committed in it; then come frames of a transaction that spilled and was rolled back, and in
+# most, behind them, leftovers from before the restart. Pages of 512 bytes get a second hash table.
 set -eu
 cd "$(dirname "$0")"
 tmp=$(mktemp -d)
