@@ -132,6 +132,7 @@ impl Subscription {
     /// `GenerationChanged` ends the connection: the follower's next one starts from a snapshot.
     pub fn next(&mut self, wait: Duration) -> Result<Item> {
         if let Some(snapshot) = self.snapshot.take() {
+            snapshot.check().map_err(|error| self.unreadable(&snapshot, error))?;
             return Ok(Item::Snapshot(snapshot));
         }
         let deadline = Instant::now() + wait;
@@ -173,6 +174,12 @@ impl Subscription {
         self.next = end;
         let raw_size = end.offset.get() - start.offset.get();
         Ok(Some(Item::Large(Large { pos: start, raw_size, log: Arc::clone(&self.log) })))
+    }
+
+    /// A snapshot that is gone because a newer one replaced it is no damage.
+    fn unreadable(&self, snapshot: &Snapshot, error: Error) -> Error {
+        let held = lock(&self.log.state).snapshots.contains_key(&snapshot.info.index);
+        if held { self.damaged(error) } else { Error::generation_changed() }
     }
 
     fn damaged(&self, error: Error) -> Error {

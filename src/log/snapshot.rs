@@ -7,6 +7,8 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use super::layout::{self, Layout};
@@ -25,9 +27,26 @@ pub struct Snapshot {
     pub raw_size: u64,
     /// The LZ4 frame.
     pub path: PathBuf,
+    /// Its content was written, or read and found whole, by this process.
+    checked: Arc<AtomicBool>,
 }
 
 impl Snapshot {
+    /// Reads a snapshot that an earlier process left once to its end, before a follower gets it: one
+    /// that is damaged would be refused by every follower for ever.
+    pub(super) fn check(&self) -> Result<()> {
+        if !self.checked.load(Ordering::Acquire) {
+            let read = io::copy(&mut self.open_raw()?, &mut io::sink());
+            let size = read.context(|| format!("cannot read snapshot {}", self.path.display()))?;
+            if size != self.raw_size {
+                let why = format!("snapshot {}: {size} bytes", self.path.display());
+                return Err(Error::corrupt(why));
+            }
+            self.checked.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
     /// The position it stands for: offset 0 of its index.
     pub fn pos(&self) -> Pos {
         self.info.pos()
@@ -65,7 +84,8 @@ impl Snapshot {
         let raw_size = content_size(&head).ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, "the LZ4 frame does not say its size").context(name())
         })?;
-        Ok(Snapshot { info, raw_size, path: path.to_owned() })
+        let checked = Arc::new(AtomicBool::new(false));
+        Ok(Snapshot { info, raw_size, path: path.to_owned(), checked })
     }
 }
 
@@ -161,6 +181,7 @@ impl SnapshotWriter {
             size,
             created_at: self.created_at,
         };
-        Ok(Snapshot { info, raw_size: self.raw_size, path: self.path })
+        let checked = Arc::new(AtomicBool::new(true));
+        Ok(Snapshot { info, raw_size: self.raw_size, path: self.path.clone(), checked })
     }
 }

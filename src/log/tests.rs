@@ -264,6 +264,25 @@ fn damage_is_found_at_start_or_when_it_is_read_and_never_served() {
 }
 
 #[test]
+fn a_damaged_snapshot_is_found_before_it_is_sent() {
+    let folder = Folder::new("bad-snapshot");
+    let (log, _) = open(&folder);
+    Writer::new(&log, 0xabc).write(&log, &[1]);
+    snapshot(&log, 0, &(0..9000_u32).map(|n| (n * n % 251) as u8).collect::<Vec<_>>());
+    let path = log.layout().snapshot(log.generation().unwrap(), Index::default());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let (again, error) = open(&folder);
+    assert!(error.is_none());
+    again.resume();
+    let mut subscription = again.subscribe(&Start::Fresh, false).unwrap();
+    assert_eq!(subscription.next(Duration::ZERO).err().unwrap().kind(), ErrorKind::Corrupt);
+    assert!(again.damage().is_some());
+}
+
+#[test]
 fn split_transactions_reach_an_old_follower_whole() {
     let folder = Folder::new("split");
     let (log, _) = open(&folder);
