@@ -137,7 +137,7 @@ fn bad_options_and_taken_addresses_are_explained() {
     };
     for token in ["", "two words", "tab\t", "\u{e9}"] {
         let error = try_attach("127.0.0.1:0", with_token(token));
-        assert!(error.starts_with("option \"token\" must be "), "{error}");
+        assert!(error.starts_with("option \"token\": expected "), "{error}");
     }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap();
