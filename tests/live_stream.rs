@@ -69,7 +69,8 @@ fn the_wal_restarts_under_load_and_nobody_notices() {
     let before = db.text("SELECT litestream_pos()");
     let reader = Host::plain();
     let reads = reader.work("ledger_reader", json!({"path": folder.file("r.db")}));
-    // Small and large commits from inside and outside; flat out only for the optimised build of a soak.
+    // Small and large commits from inside and outside; flat out only for the optimised build of a
+    // soak.
     let pauses = scaled((0.004, 0.001), (0.0, 0.0));
     let load = json!({"path": folder.file("p.db"), "pause": pauses.0, "size": 30_000});
     let large = host.work("ledger_writer", load);

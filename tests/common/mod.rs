@@ -1,17 +1,19 @@
 //! Hosts for the end-to-end tests: applications in processes of their own, under remote control.
 //!
-//! [`Host`] is a Python process (tests/py/host.py) with a chosen SQLite, with or without the extension;
-//! [`Db`] is one connection in it; [`Work`] is an application's load running in it. Every wait has a
-//! deadline. A host ends with its value: killed, by its own id. Nothing of ours may ever write to a host's
-//! stdout or stderr, so a word on stderr fails the test.
+//! [`Host`] is a Python process (tests/py/host.py) with a chosen SQLite, with or without the
+//! extension; [`Db`] is one connection in it; [`Work`] is an application's load running in it.
+//! Every wait has a deadline. A host ends with its value: killed, by its own id. Nothing of ours
+//! may ever write to a host's stdout or stderr, so a word on stderr fails the test.
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
 #![allow(clippy::cast_possible_truncation, missing_docs)]
 
 mod kit;
+mod scenario;
 mod shell;
 
 pub use kit::*;
+pub use scenario::*;
 #[allow(unused_imports, reason = "not every test program needs a shell")]
 pub use shell::Shell;
 
@@ -258,7 +260,8 @@ impl Drop for Host {
     }
 }
 
-/// Hands the host's answers to those who wait for them, until it is gone. Returns what was no answer.
+/// Hands the host's answers to those who wait for them, until it is gone. Returns what was no
+/// answer.
 fn dispatch(stdout: impl BufRead, waiting: &Waiting) -> Vec<String> {
     let mut strays = Vec::new();
     for line in stdout.lines().map_while(Result::ok) {
@@ -391,62 +394,4 @@ impl Work {
     pub fn report(self) -> Value {
         self.line.send(json!({"op": "finish", "db": self.name})).report()
     }
-}
-
-// --- what every scenario does ----------------------------------------------------------------------
-
-/// Serves a database on a port of its own choice; the URL.
-pub fn serve(primary: &Db) -> String {
-    primary.text("SELECT litestream_serve('127.0.0.1:0')")
-}
-
-/// Makes `replica` follow; the position it had reached when the call returned.
-pub fn follow(replica: &Db, url: &str) -> String {
-    replica.text(&format!("SELECT litestream_follow('{url}')"))
-}
-
-/// Waits until the replica has everything committed on the primary. The position.
-pub fn catch_up(primary: &Db, replica: &Db) -> String {
-    let pos = primary.text("SELECT litestream_pos()");
-    let reached = replica.int(&format!("SELECT litestream_wait('{pos}', 55000)"));
-    assert_eq!(reached, 1, "the replica never reached {pos}");
-    pos
-}
-
-/// Waits until the replica has everything, and compares all of it.
-pub fn assert_same(primary: &Db, replica: &Db) -> String {
-    let pos = catch_up(primary, replica);
-    assert_eq!(primary.content(), replica.content(), "the replica differs at {pos}");
-    assert_eq!(replica.text("PRAGMA integrity_check"), "ok");
-    pos
-}
-
-/// The generation of a position's text.
-pub fn generation(pos: &str) -> &str {
-    pos.split_once('/').unwrap_or_else(|| panic!("{pos:?} is no position")).0
-}
-
-/// Makes the tables of the ledger (tests/py/work.py) in WAL mode.
-pub fn make_ledger(db: &Db) {
-    db.script(
-        "PRAGMA journal_mode = WAL;
-         CREATE TABLE ledger(n INTEGER NOT NULL, bytes INTEGER NOT NULL, keep INTEGER NOT NULL);
-         INSERT INTO ledger VALUES (0, 0, 500);
-         CREATE TABLE entry(n INTEGER PRIMARY KEY, pad BLOB NOT NULL);",
-    );
-}
-
-/// One number of a server's `/metrics`, summed over its labels.
-pub fn metric(url: &str, name: &str) -> f64 {
-    let address = url.strip_prefix("http://").unwrap().split('/').next().unwrap();
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let samples = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
-    let values: Vec<f64> =
-        samples.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
-    assert!(!values.is_empty(), "no {name} in {text}");
-    values.iter().sum()
 }
