@@ -32,8 +32,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads a snapshot that an earlier process left once to its end, before a follower gets it: one
-    /// that is damaged would be refused by every follower for ever.
+    /// Reads a snapshot that an earlier process left once to its end, before a follower gets it:
+    /// one that is damaged would be refused by every follower for ever.
     pub(super) fn check(&self) -> Result<()> {
         if !self.checked.load(Ordering::Acquire) {
             let read = io::copy(&mut self.open_raw()?, &mut io::sink());
