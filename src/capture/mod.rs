@@ -344,6 +344,7 @@ impl Shared {
         let why = match (&status.error, status.state) {
             (_, State::Standby) => "another process captures this database".to_owned(),
             (Some(error), _) => format!("capture is not running: {error}"),
+            (None, State::Running) => "capture has ended with an error and starts again".to_owned(),
             (None, state) => format!("capture is not running yet (it is {})", state.as_str()),
         };
         Err(Error::new(ErrorKind::Busy, why))
