@@ -166,7 +166,8 @@ fn starting_and_stopping_from_all_sides_at_once() {
             .collect();
         for call in calls {
             if let Err(error) = call.outcome(DEADLINE) {
-                let known = ["not served", "stop", "database is locked", "in use", "no generation"];
+                let known =
+                    ["not served", "stop", "not running", "is locked", "in use", "no generation"];
                 assert!(known.iter().any(|known| error.contains(known)), "{error}");
             }
         }

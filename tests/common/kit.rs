@@ -103,6 +103,10 @@ impl Rng {
         self.number() % end
     }
 
+    pub fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.below(len as u64)).unwrap()
+    }
+
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         (0..count).map(|_| (self.number() >> 56) as u8).collect()
     }
