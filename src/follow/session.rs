@@ -98,6 +98,7 @@ impl<'a> Session<'a> {
             inner.position = continued;
             inner.page_size = Some(self.page_size);
             inner.acknowledges = self.stream.has_features();
+            inner.streams = inner.streams.wrapping_add(1);
         });
         let result = self.records();
         if result.is_err() {

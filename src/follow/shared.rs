@@ -68,6 +68,9 @@ pub struct Inner {
     pub upstream_position: Option<Pos>,
     /// Whether the upstream takes acknowledgements.
     pub acknowledges: bool,
+    /// Streams opened so far. Each is a new follower to the upstream, which knows nothing of what
+    /// was acknowledged before.
+    pub streams: u64,
     /// Whether all that the upstream had committed when the follower began is applied.
     pub caught_up: bool,
     /// When everything the upstream was known to have was applied.
@@ -96,6 +99,7 @@ impl Shared {
                 page_size: None,
                 upstream_position: None,
                 acknowledges: false,
+                streams: 0,
                 caught_up: false,
                 equal_at: None,
                 began: Instant::now(),

@@ -10,10 +10,11 @@ use super::intents::UpstreamPos;
 use super::pace::Backoff;
 use super::replica::Replica;
 use super::session::Session;
-use super::shared::{Shared, State};
+use super::shared::{Inner, Shared, State};
 use super::url::Resume;
 use crate::error::{ErrorKind, Result};
 use crate::host::api::randomness;
+use crate::pos::Pos;
 use crate::registry::{self, Level};
 
 /// Acknowledgements are at least this far apart.
@@ -93,17 +94,11 @@ pub fn acknowledge(shared: &Arc<Shared>, client: &Client) {
     let mut told = None;
     let mut failures = 0_u32;
     while !shared.is_stopping() {
-        shared.wait(Duration::from_secs(1), |inner| {
-            inner.acknowledges && inner.position.is_some() && inner.position != told
-        });
-        let inner = shared.get();
-        let Some(pos) = inner.position.filter(|pos| inner.acknowledges && Some(*pos) != told)
-        else {
-            continue;
-        };
+        shared.wait(Duration::from_secs(1), |inner| untold(inner, told).is_some());
+        let Some((stream, pos)) = untold(&shared.get(), told) else { continue };
         match acknowledger.post(pos) {
             Ok(()) => {
-                told = Some(pos);
+                told = Some((stream, pos));
                 failures = 0;
                 shared.sleep(ACK_SPACING);
             }
@@ -117,6 +112,12 @@ pub fn acknowledge(shared: &Arc<Shared>, client: &Client) {
             }
         }
     }
+}
+
+/// The position to acknowledge and the stream it is acknowledged on, unless that is `told` already.
+fn untold(inner: &Inner, told: Option<(u64, Pos)>) -> Option<(u64, Pos)> {
+    let pos = inner.position.filter(|_| inner.acknowledges)?;
+    Some((inner.streams, pos)).filter(|news| Some(*news) != told)
 }
 
 fn random() -> u32 {

@@ -1,5 +1,7 @@
 //! Stops, crashes and other histories: a replica knows where it is, or starts from a comparison.
 
+use std::time::Instant;
+
 use super::support::{Folder, catch_up, dump, follow, open, pages};
 use super::upstream::{Manners, Primary, Upstream};
 
@@ -195,10 +197,21 @@ fn positions_are_acknowledged() {
     primary.run("INSERT INTO t VALUES (1)");
     upstream.set(primary.history.clone());
     let end = format!("pos={}", primary.history.end());
-    super::support::eventually("an acknowledgement", || {
+    let acknowledged = || {
         let requests = upstream.requests();
-        requests.iter().any(|line| line.starts_with("POST /ack?") && line.contains(&end))
+        let last = requests.iter().rposition(|line| line.starts_with("GET /stream"));
+        let since = requests.get(last.unwrap_or(0)..).unwrap_or_default();
+        since.iter().any(|line| line.starts_with("POST /ack?") && line.contains(&end))
+    };
+    super::support::eventually("an acknowledgement", acknowledged);
+    // Whoever serves the next stream, perhaps after a restart, knows nothing of it.
+    let before = upstream.requests().len();
+    upstream.cut();
+    super::support::eventually("another stream", || {
+        let requests = upstream.requests();
+        requests.iter().skip(before).any(|line| line.starts_with("GET /stream"))
     });
+    super::support::eventually("an acknowledgement on the next stream", acknowledged);
     follower.stop().unwrap();
 }
 
@@ -211,7 +224,7 @@ fn an_upstream_that_is_not_there_yet() {
     super::support::eventually("an error", || follower.status().error.is_some());
     let error = follower.status().error.unwrap();
     assert!(error.contains("cannot reach the upstream"), "{error}");
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     follower.stop().unwrap();
     assert!(began.elapsed().as_secs() < 2);
 }

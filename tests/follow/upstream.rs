@@ -57,6 +57,8 @@ struct State {
     manners: Manners,
     /// Ends connections that are idle, and takes no more.
     closed: AtomicBool,
+    /// How often it ended all its connections.
+    cuts: AtomicU32,
     /// Says nothing more on any connection.
     frozen: AtomicBool,
     snapshots_sent: AtomicU32,
@@ -78,6 +80,7 @@ impl Upstream {
             changed: Condvar::new(),
             manners,
             closed: AtomicBool::new(false),
+            cuts: AtomicU32::new(0),
             frozen: AtomicBool::new(false),
             snapshots_sent: AtomicU32::new(0),
             requests: Mutex::new(Vec::new()),
@@ -95,6 +98,12 @@ impl Upstream {
     /// Serves another history, or more of the same. Open connections of another generation end.
     pub fn set(&self, history: History) {
         *self.state.history.lock().unwrap() = history;
+        self.state.changed.notify_all();
+    }
+
+    /// Ends the streams there are; new ones may begin.
+    pub fn cut(&self) {
+        self.state.cuts.fetch_add(1, Ordering::Relaxed);
         self.state.changed.notify_all();
     }
 
@@ -151,6 +160,7 @@ fn answer(state: &State, mut stream: TcpStream) {
 }
 
 fn respond(state: &State, request: &str, stream: &mut TcpStream) -> std::io::Result<()> {
+    let cuts = state.cuts.load(Ordering::Relaxed);
     let history = state.history.lock().unwrap().clone();
     let features =
         if state.manners.modern { "Litestream-Features: heartbeat,lz4,split\r\n" } else { "" };
@@ -176,6 +186,7 @@ fn respond(state: &State, request: &str, stream: &mut TcpStream) -> std::io::Res
             (history.clone(), news)
         };
         if state.closed.load(Ordering::Relaxed)
+            || state.cuts.load(Ordering::Relaxed) != cuts
             || parameter(request, "since").is_some_and(|g| g != history.generation.to_string())
             || history.wals.len() <= index
             || history.wals[index].bytes.len() < offset
