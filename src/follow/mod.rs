@@ -48,10 +48,12 @@ use dir::ReplicaDir;
 use replica::Replica;
 use shared::Shared;
 pub use shared::covers;
+use transport::CONNECT_MAX;
 use url::Upstream;
 
-/// How long a stop waits for the threads to end.
-const STOP_MAX: Duration = Duration::from_secs(2);
+/// How long a stop waits for the threads to end: longer than looking up a host's name may take, the
+/// one wait of theirs that cannot be cut short.
+const STOP_MAX: Duration = Duration::from_secs(CONNECT_MAX.as_secs() + 2);
 
 /// What to follow, and into which file.
 #[derive(Debug, Clone, Default)]

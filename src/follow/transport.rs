@@ -5,11 +5,12 @@
 //!
 //! * a wait for input ends with `WouldBlock` after [`Link::set_patience`]; ureq and rustls keep
 //!   their state over that error, and the read may be repeated;
-//! * [`Link::close`] from any thread shuts the socket down, which ends a wait at once.
+//! * [`Link::close`] from any thread shuts the socket down, which ends a wait at once; a connection
+//!   that is still being made is given up within [`CLOSED_POLL`].
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
@@ -27,6 +29,8 @@ use crate::error::lock;
 
 /// How long a connection may take to be made.
 pub const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How often the making of a connection looks whether its link was closed.
+const CLOSED_POLL: Duration = Duration::from_millis(50);
 /// How long a write of a request may block.
 const WRITE_MAX: Duration = Duration::from_secs(10);
 /// An idle peer that vanished is noticed after `TIME + 3 * INTERVAL`.
@@ -77,6 +81,11 @@ impl Link {
     fn adopt(&self, socket: &Arc<Socket>) -> io::Result<()> {
         *lock(&self.socket) = Some(Arc::clone(socket));
         // Closed before there was a socket to shut down.
+        self.check()
+    }
+
+    /// Fails once it is closed.
+    fn check(&self) -> io::Result<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "stopped"));
         }
@@ -102,8 +111,8 @@ impl Connector<()> for Dialer {
         _chained: Option<()>,
     ) -> Result<Option<Wire>, ureq::Error> {
         let socket = match &self.socket {
-            Some(path) => dial_unix(path)?,
-            None => dial_tcp(details)?,
+            Some(path) => dial_unix(path, &self.link)?,
+            None => dial_tcp(details, &self.link)?,
         };
         let socket = Arc::new(socket);
         self.link.adopt(&socket)?;
@@ -113,24 +122,38 @@ impl Connector<()> for Dialer {
     }
 }
 
-fn dial_unix(path: &PathBuf) -> io::Result<Socket> {
+fn dial_unix(path: &PathBuf, link: &Link) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let address = SockAddr::unix(path)?;
+    let deadline = Instant::now() + CONNECT_MAX;
+    socket.set_nonblocking(true)?;
+    loop {
+        match socket.connect(&address) {
+            Ok(()) => break,
+            // The server accepts too slowly, and nothing can be polled for.
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
+            {
+                link.check()?;
+                std::thread::sleep(CLOSED_POLL);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    socket.set_nonblocking(false)?;
     socket.set_write_timeout(Some(WRITE_MAX))?;
-    socket.connect(&SockAddr::unix(path)?)?;
     Ok(socket)
 }
 
-fn dial_tcp(details: &ConnectionDetails) -> io::Result<Socket> {
+fn dial_tcp(details: &ConnectionDetails, link: &Link) -> io::Result<Socket> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     let deadline = Instant::now() + CONNECT_MAX;
     for address in details.addrs.iter() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if Instant::now() >= deadline {
             break;
         }
-        match TcpStream::connect_timeout(address, left) {
-            Ok(stream) => {
-                let socket = Socket::from(stream);
+        match connect_tcp(*address, deadline, link) {
+            Ok(socket) => {
                 socket.set_tcp_nodelay(true)?;
                 socket.set_write_timeout(Some(WRITE_MAX))?;
                 let keepalive = TcpKeepalive::new()
@@ -142,8 +165,35 @@ fn dial_tcp(details: &ConnectionDetails) -> io::Result<Socket> {
             }
             Err(error) => failure = error,
         }
+        link.check()?;
     }
     Err(failure)
+}
+
+/// Connects without blocking in `connect`, which nobody could cut short.
+fn connect_tcp(address: SocketAddr, deadline: Instant, link: &Link) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {
+            loop {
+                link.check()?;
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "connection timed out"));
+                }
+                if wait_ready(&socket, PollFlags::OUT, Some(left.min(CLOSED_POLL)))? {
+                    break;
+                }
+            }
+            if let Some(error) = socket.take_error()? {
+                return Err(error);
+            }
+        }
+        other => other?,
+    }
+    socket.set_nonblocking(false)?;
+    Ok(socket)
 }
 
 /// Resolves nothing: a Unix socket needs no address.
@@ -158,7 +208,7 @@ impl Resolver for NoResolver {
         _timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let mut addresses = self.empty();
-        addresses.push(std::net::SocketAddr::from(([127, 0, 0, 1], 0)));
+        addresses.push(SocketAddr::from(([127, 0, 0, 1], 0)));
         Ok(addresses)
     }
 }
@@ -194,7 +244,7 @@ impl Transport for Wire {
             (Some(limit), Some(patience)) => Some(limit.min(patience)),
             (limit, patience) => limit.or(patience),
         };
-        if !wait_readable(&self.socket, wait)? {
+        if !wait_ready(&self.socket, PollFlags::IN, wait)? {
             return Err(match limit {
                 Some(limit) if wait == Some(limit) => ureq::Error::Timeout(timeout.reason),
                 _ => io::Error::from(io::ErrorKind::WouldBlock).into(),
@@ -209,22 +259,22 @@ impl Transport for Wire {
     /// An idle connection is good for another request if nothing has come unasked for, EOF
     /// included.
     fn is_open(&mut self) -> bool {
-        matches!(wait_readable(&self.socket, Some(Duration::ZERO)), Ok(false))
+        matches!(wait_ready(&self.socket, PollFlags::IN, Some(Duration::ZERO)), Ok(false))
     }
 }
 
-/// Whether a read would return at once, after waiting `wait` for that.
-fn wait_readable(socket: &Socket, wait: Option<Duration>) -> io::Result<bool> {
+/// Whether the socket is ready, after waiting `wait` for that.
+fn wait_ready(socket: &Socket, flags: PollFlags, wait: Option<Duration>) -> io::Result<bool> {
     let deadline = wait.map(|wait| Instant::now() + wait);
     loop {
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = left.map(Timespec::try_from).transpose();
         let timeout = timeout.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)];
+        let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), flags)];
         match poll(&mut fds, timeout.as_ref()) {
             Ok(0) if left.is_none_or(|left| !left.is_zero()) => {}
             Ok(ready) => return Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -1,6 +1,9 @@
 //! Stops, crashes and other histories: a replica knows where it is, or starts from a comparison.
 
-use std::time::Instant;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use super::support::{Folder, catch_up, dump, follow, open, pages};
 use super::upstream::{Manners, Primary, Upstream};
@@ -227,4 +230,24 @@ fn an_upstream_that_is_not_there_yet() {
     let began = Instant::now();
     follower.stop().unwrap();
     assert!(began.elapsed().as_secs() < 2);
+}
+
+#[test]
+fn a_stop_cuts_a_connection_short_that_is_still_being_made() {
+    let folder = Folder::new("hanging");
+    super::support::host();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    // Its queue is full, and whoever comes now gets no answer.
+    let patience = Duration::from_millis(100);
+    let queued: Vec<_> =
+        (0..4).map_while(|_| TcpStream::connect_timeout(&address, patience).ok()).collect();
+    assert!(queued.len() < 4, "the queue has no end");
+    let follower = follow(&folder.file("replica.db"), &format!("http://{address}"));
+    std::thread::sleep(Duration::from_millis(200));
+    let began = Instant::now();
+    follower.stop().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
