@@ -145,11 +145,14 @@ pub fn follow(
             return Err(Error::new(ErrorKind::Refused, why));
         }
         match &work.follower {
-            Some(follower) if follower.config().url == config.url => (Arc::clone(follower), false),
+            Some(follower) if is_same(follower.config(), &config) => (Arc::clone(follower), false),
             Some(follower) => {
+                let now = follower.config();
+                let named = now.upstream_path.as_ref().map(|path| format!(" (path {path})"));
                 let why = format!(
-                    "this database follows {} already; litestream_stop('follow') first",
-                    follower.config().url
+                    "this database follows {}{} already; litestream_stop('follow') first",
+                    now.url,
+                    named.unwrap_or_default()
                 );
                 return Err(Error::new(ErrorKind::Refused, why));
             }
@@ -179,6 +182,11 @@ pub fn follow(
         }
     }
     Ok(follower.position())
+}
+
+/// Whether both ask for the same database of the same upstream.
+fn is_same(now: &FollowConfig, wanted: &FollowConfig) -> bool {
+    now.url == wanted.url && now.upstream_path == wanted.upstream_path
 }
 
 fn not_caught_up(follower: &Follower, wait: Duration) -> Error {
