@@ -13,6 +13,7 @@
 //! differ become, with the WAL that makes the snapshot exact, one transaction. Readers go from the
 //! old state to the new.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,8 @@ pub struct Replica {
     /// Before the applier: its connection must not be the last to close.
     keeper: Option<Keeper>,
     applier: Option<Applier>,
+    /// Which file the applier has open.
+    file: Option<(u64, u64)>,
     image: Option<Image>,
     /// Frames from which the WAL may stop applying for a gap.
     drain_at: u32,
@@ -98,6 +101,7 @@ impl Replica {
             upstream: upstream.to_owned(),
             keeper: None,
             applier: None,
+            file: None,
             image: None,
             drain_at: 0,
             page: Vec::new(),
@@ -135,6 +139,7 @@ impl Replica {
         let (gauge, intents) = applier.for_keeper();
         self.keeper = Some(Keeper::start(&self.path, &self.vfs, gauge, intents)?);
         self.applier = Some(applier);
+        self.file = identity(&self.path);
         Ok(())
     }
 
@@ -270,12 +275,34 @@ impl Replica {
         Ok(())
     }
 
+    /// Fails if the file is not at its path any more: what is applied then reaches nobody.
+    pub fn require_file(&self) -> Result<()> {
+        match &self.file {
+            Some(file) if identity(&self.path).as_ref() != Some(file) => Err(Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "{} was removed or replaced while it was followed; litestream_stop('follow'), \
+                     then follow again",
+                    self.path.display()
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Looks after what others may damage. For when nothing comes.
     pub fn idle(&mut self) -> Result<bool> {
         let healed = self.applier.as_ref().is_some_and(Applier::heal);
         self.restart_wal(Moment::Quiet)?;
         Ok(healed)
     }
+}
+
+/// Which file is at `path`: device and inode. Only metadata is read: opening the database here would
+/// drop the host's locks on close.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.dev(), meta.ino()))
 }
 
 fn has_tables(path: &Path, vfs: &str) -> Result<bool> {

@@ -242,6 +242,7 @@ impl<'a> Session<'a> {
             let text = "the upstream is silent: no heartbeat came";
             return Err(Error::new(ErrorKind::Timeout, text));
         }
+        self.replica.require_file()?;
         if self.replica.idle()? {
             let text = "somebody damaged the wal-index; it was put back";
             registry::log(Level::Warn, self.replica.path(), text);
@@ -267,6 +268,7 @@ impl<'a> Session<'a> {
     }
 
     fn heartbeat(&mut self, header: &StreamRecordHeader) -> Result<()> {
+        self.replica.require_file()?;
         let mut bytes = [0; Heartbeat::SIZE];
         if header.size != bytes.len() as u64 {
             return Err(Error::peer(format!("a heartbeat of {} bytes", header.size)));

@@ -132,6 +132,8 @@ impl Shared {
         self.update(|inner| {
             inner.error = Some(text);
             inner.error_kind = Some(kind);
+            // Until somebody acts on it, whoever asks again is told and not sent away content.
+            inner.caught_up &= kind != ErrorKind::Refused;
         });
     }
 

@@ -78,6 +78,7 @@ fn open<'a>(
     replica: &'a mut Replica,
     parted: bool,
 ) -> Result<Session<'a>> {
+    replica.require_file()?;
     let from: Option<Point> = if parted { None } else { replica.point()? };
     let resume = from.map(|point| {
         let UpstreamPos { pos, chain } = point.upstream;

@@ -233,6 +233,29 @@ fn an_upstream_that_is_not_there_yet() {
 }
 
 #[test]
+fn a_file_that_was_removed_is_an_error() {
+    let folder = Folder::new("removed");
+    let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
+    let upstream = Upstream::serve(primary.history.clone(), MODERN);
+    let path = folder.file("replica.db");
+    let follower = follow(&path, &upstream.url);
+    catch_up(&follower);
+    for name in ["replica.db", "replica.db-wal", "replica.db-shm"] {
+        std::fs::remove_file(folder.file(name)).unwrap();
+    }
+    primary.run("INSERT INTO t VALUES (1)");
+    upstream.set(primary.history.clone());
+    let said = || follower.refusal().is_some_and(|error| error.to_string().contains("removed"));
+    super::support::eventually("an error", said);
+    assert!(!follower.caught_up_to_start());
+    follower.stop().unwrap();
+    let follower = follow(&path, &upstream.url);
+    catch_up(&follower);
+    assert_eq!(dump(&path), dump(&primary.path));
+    follower.stop().unwrap();
+}
+
+#[test]
 fn a_stop_cuts_a_connection_short_that_is_still_being_made() {
     let folder = Folder::new("hanging");
     super::support::host();
