@@ -2,7 +2,7 @@
 //!
 //! | file     | content                                                                    |
 //! |----------|----------------------------------------------------------------------------|
-//! | replica  | `upstream=URL` and `since=SECONDS` (Unix time), a line each                |
+//! | replica  | `upstream=URL`, `since=SECONDS` (Unix time), `schema=SHIFT`, a line each   |
 //! | filling  | empty; there while a first snapshot is written (image.rs), and locked then |
 //! | position | the position applied, 51 bytes with a newline, rewritten in place          |
 //!
@@ -65,17 +65,26 @@ impl ReplicaDir {
         self.path.join(FILLING).exists()
     }
 
-    /// Says that the database is a replica of `upstream`. On disk when it returns.
-    pub fn mark_replica(&self, upstream: &str) -> Result<()> {
+    /// Says that the database is a replica of `upstream`, whose schema version grows by
+    /// `schema_shift` on its way. On disk when it returns.
+    pub fn mark_replica(&self, upstream: &str, schema_shift: u32) -> Result<()> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
         let temporary = self.path.join("replica.tmp");
         let target = self.path.join(REPLICA);
         let what = || format!("cannot write {}", target.display());
         let mut file = File::create(&temporary).context(what)?;
-        file.write_all(format!("upstream={upstream}\nsince={since}\n").as_bytes()).context(what)?;
+        let text = format!("upstream={upstream}\nsince={since}\nschema={schema_shift}\n");
+        file.write_all(text.as_bytes()).context(what)?;
         file.sync_all().context(what)?;
         fs::rename(&temporary, &target).context(what)?;
         self.sync()
+    }
+
+    /// What is added to the upstream's schema version; 0 if nothing is known.
+    pub fn schema_shift(&self) -> u32 {
+        let text = fs::read_to_string(self.path.join(REPLICA)).unwrap_or_default();
+        let shift = text.lines().find_map(|line| line.strip_prefix("schema="));
+        shift.and_then(|shift| shift.parse().ok()).unwrap_or(0)
     }
 
     /// Says that a first snapshot is being written, and keeps others from writing another until the
@@ -192,7 +201,9 @@ mod tests {
         assert!(!dir.is_replica() && !dir.is_filling());
         dir.create(&database).unwrap();
         dir.create(&database).unwrap();
-        dir.mark_replica("http://a").unwrap();
+        assert_eq!(dir.schema_shift(), 0);
+        dir.mark_replica("http://a", 7).unwrap();
+        assert_eq!(dir.schema_shift(), 7);
         let text = fs::read_to_string(dir.path().join("replica")).unwrap();
         assert!(text.starts_with("upstream=http://a\nsince="), "{text}");
         let lock = dir.mark_filling().unwrap();

@@ -78,7 +78,7 @@ impl Image {
             return Err(Error::new(ErrorKind::Busy, text));
         }
         dir.create(path)?;
-        dir.mark_replica(upstream)?;
+        dir.mark_replica(upstream, 0)?;
         let filling = dir.mark_filling()?;
         raw.truncate(0)?;
         remove_leftovers(path)?;

@@ -3,7 +3,7 @@
 //! ```text
 //! client, transport, url       bytes off the wire
 //! session, cursor              records in order, proved by the upstream's checksum chain
-//! replica, image               into which file, and the first snapshot
+//! replica, image, schema       into which file, the first snapshot, and another history's
 //! apply, found, frames, index  a WAL writer of its own under unmodified readers
 //! intents, dir                 where in the upstream's history the replica is, exactly
 //! keeper, worker, pace         checkpoints, threads, when
@@ -25,6 +25,7 @@ mod intents;
 mod keeper;
 mod pace;
 mod replica;
+mod schema;
 mod session;
 mod shared;
 mod transport;

@@ -11,7 +11,7 @@
 //!
 //! Compared: each page of the upstream's snapshot is held against what readers see now; those that
 //! differ become, with the WAL that makes the snapshot exact, one transaction. Readers go from the
-//! old state to the new.
+//! old state to the new, and their schema with them (schema.rs): page 1 waits for the commit.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ use super::image::{self, Image, Look};
 use super::intents::UpstreamPos;
 use super::keeper::Keeper;
 use super::pace::{CHECKPOINT_FRAMES, Moment, drain_budget, next_drain};
+use super::schema::{next_shift, shift_version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::conn::Connection;
 use crate::pos::Pos;
@@ -82,6 +83,10 @@ pub struct Replica {
     /// Frames from which the WAL may stop applying for a gap.
     drain_at: u32,
     page: Vec<u8>,
+    /// Page 1 of the content that is to replace what readers see.
+    first: Option<Vec<u8>>,
+    /// What is added to the upstream's schema version.
+    schema_shift: u32,
 }
 
 impl Replica {
@@ -97,6 +102,7 @@ impl Replica {
         let mut replica = Self {
             path: path.to_owned(),
             vfs: vfs.to_owned(),
+            schema_shift: dir.schema_shift(),
             dir,
             upstream: upstream.to_owned(),
             keeper: None,
@@ -105,6 +111,7 @@ impl Replica {
             image: None,
             drain_at: 0,
             page: Vec::new(),
+            first: None,
         };
         match plan {
             Plan::Fill => {}
@@ -131,7 +138,7 @@ impl Replica {
             None => {
                 self.dir.create(&self.path)?;
                 let applier = Applier::open(&self.path, &self.vfs, &self.dir)?;
-                self.dir.mark_replica(&self.upstream)?;
+                self.dir.mark_replica(&self.upstream, self.schema_shift)?;
                 self.dir.unmark_filling()?;
                 applier
             }
@@ -190,8 +197,10 @@ impl Replica {
                 let (path, vfs) = (&self.path, &self.vfs);
                 let image = Image::begin(path, vfs, &self.dir, &self.upstream, page_size)?;
                 self.image = Some(image);
+                self.schema_shift = 0;
             }
         }
+        self.first = None;
         self.page.resize(page_size.bytes(), 0);
         Ok(())
     }
@@ -201,18 +210,28 @@ impl Replica {
         let Some(applier) = &mut self.applier else { return self.stage(page_no, page) };
         if page_no == 1 {
             image::check_first(page, applier.page_size())?;
+            self.first = Some(page.to_owned());
+            return Ok(());
         } else if page_no == lock_page(applier.page_size())
             || (applier.read_page(page_no, &mut self.page)? && self.page == page)
         {
             return Ok(());
         }
-        // Page 1 always: a transaction needs a frame, if only to change the database's size.
         applier.stage(page_no, page)
     }
 
     /// Takes a page of the next commit.
     pub fn stage(&mut self, page_no: u32, page: &[u8]) -> Result<()> {
         match (&mut self.applier, &mut self.image) {
+            (Some(_), _) if page_no == 1 && self.first.is_some() => {
+                self.first = Some(page.to_owned());
+                Ok(())
+            }
+            (Some(applier), _) if page_no == 1 && self.schema_shift > 0 => {
+                let mut page = page.to_owned();
+                shift_version(&mut page, self.schema_shift);
+                applier.stage(page_no, &page)
+            }
             (Some(applier), _) => applier.stage(page_no, page),
             (None, Some(image)) => image.write(page_no, page),
             (None, None) => Err(Error::peer("WAL came before the snapshot it belongs to")),
@@ -221,6 +240,7 @@ impl Replica {
 
     /// Shows readers everything staged.
     pub fn commit(&mut self, page_count: u32, upstream: UpstreamPos) -> Result<()> {
+        self.stage_first()?;
         if let Some(applier) = &mut self.applier {
             applier.commit(page_count, upstream)?;
             let frames = applier.max_frame();
@@ -238,9 +258,27 @@ impl Replica {
         self.apply_to(Some(applier))
     }
 
+    /// Takes page 1 of content that replaces what readers see. Always, changed or not: a transaction
+    /// needs a frame, if only to change the database's size.
+    fn stage_first(&mut self) -> Result<()> {
+        let (Some(applier), Some(mut first)) = (&mut self.applier, self.first.take()) else {
+            return Ok(());
+        };
+        if applier.read_page(1, &mut self.page)? {
+            let shift = next_shift(&self.page, &first, self.schema_shift);
+            if shift != self.schema_shift {
+                self.dir.mark_replica(&self.upstream, shift)?;
+                self.schema_shift = shift;
+            }
+        }
+        shift_version(&mut first, self.schema_shift);
+        applier.stage(1, &first)
+    }
+
     /// Forgets everything staged, and a first snapshot that is not complete.
     pub fn discard(&mut self) {
         self.image = None;
+        self.first = None;
         if let Some(applier) = &mut self.applier {
             applier.discard();
         }

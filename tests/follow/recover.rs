@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use super::support::{Folder, catch_up, dump, follow, open, pages};
+use super::support::{Folder, catch_up, dump, follow, open, pages, pages_but_version};
 use super::upstream::{Manners, Primary, Upstream};
 
 use litestream::error::ErrorKind;
@@ -83,7 +83,38 @@ fn foreign_writes_are_undone() {
     assert_eq!(dump(&path), dump(&primary.path));
     follower.stop().unwrap();
     drop(rogue);
-    assert!(pages(&path) == primary.pages(&folder.file("expected.db")), "the pages differ");
+    let expected = pages_but_version(primary.pages(&folder.file("expected.db")));
+    assert!(pages_but_version(pages(&path)) == expected, "the pages differ");
+}
+
+/// A connection keeps its schema while the version in page 1 stays, and both versions are 1 here.
+#[test]
+fn open_connections_take_over_the_schema_of_what_replaces_theirs() {
+    let folder = Folder::new("schema");
+    let path = folder.file("replica.db");
+    let mut others = Vec::new();
+    for (round, table) in [(1, "a"), (2, "b"), (3, "c")] {
+        let schema = format!("CREATE TABLE {table}(x); INSERT INTO {table} VALUES ({round})");
+        let mut primary = Primary::new(&folder.file(&format!("{table}.db")), 4096, &schema);
+        primary.history.generation = round;
+        let upstream = Upstream::serve(primary.history.clone(), MODERN);
+        let follower = follow(&path, &upstream.url);
+        catch_up(&follower);
+        others.push(open(&path));
+        for (number, other) in others.iter().enumerate() {
+            let got = other.query_i64(&format!("SELECT x FROM {table}"));
+            assert_eq!(got.unwrap(), i64::try_from(round).unwrap(), "connection {number}");
+            assert!(round == 1 || other.query_i64("SELECT x FROM a").is_err());
+        }
+        primary.run(&format!("CREATE TABLE {table}2(x); INSERT INTO {table}2 VALUES (7)"));
+        upstream.set(primary.history.clone());
+        let end = primary.history.end();
+        assert!(follower.wait(end, Duration::from_secs(20)));
+        for other in &others {
+            assert_eq!(other.query_i64(&format!("SELECT x FROM {table}2")).unwrap(), 7);
+        }
+        follower.stop().unwrap();
+    }
 }
 
 #[test]
