@@ -258,8 +258,8 @@ impl Replica {
         self.apply_to(Some(applier))
     }
 
-    /// Takes page 1 of content that replaces what readers see. Always, changed or not: a transaction
-    /// needs a frame, if only to change the database's size.
+    /// Takes page 1 of content that replaces what readers see. Always, changed or not: a
+    /// transaction needs a frame, if only to change the database's size.
     fn stage_first(&mut self) -> Result<()> {
         let (Some(applier), Some(mut first)) = (&mut self.applier, self.first.take()) else {
             return Ok(());
@@ -336,8 +336,8 @@ impl Replica {
     }
 }
 
-/// Which file is at `path`: device and inode. Only metadata is read: opening the database here would
-/// drop the host's locks on close.
+/// Which file is at `path`: device and inode. Only metadata is read: opening the database here
+/// would drop the host's locks on close.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     let meta = std::fs::metadata(path).ok()?;
     Some((meta.dev(), meta.ino()))

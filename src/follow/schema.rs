@@ -3,13 +3,13 @@
 //! Every connection keeps the schema it has read for as long as the schema version in page 1 (4
 //! bytes, big-endian, at 40) is the one it was read under. Two histories count up independently: if
 //! one replaces the other under the same version, connections that are open go on with the tables
-//! of the old one at the pages of the new, and read one table for another. So what readers are shown
-//! never repeats or falls: it is the upstream's version plus a shift, which grows when content is
-//! replaced and the version has not.
+//! of the old one at the pages of the new, and read one table for another. So what readers are
+//! shown never repeats or falls: it is the upstream's version plus a shift, which grows when
+//! content is replaced and the version has not.
 
 /// Where the version is in page 1.
 const VERSION: std::ops::Range<usize> = 40..44;
-/// Where the root of the schema's tree begins in page 1, and what it begins with if it is all of it.
+/// Where the root of the schema's tree begins in page 1, and how if it is all of the tree.
 const ROOT: usize = 100;
 const LEAF: u8 = 0x0d;
 
