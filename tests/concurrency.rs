@@ -45,9 +45,10 @@ fn money_is_never_made_or_lost_in_sight_of_a_replicas_readers() {
         host.work("checkpointer", json!({"path": path})),
         outside.work("checkpointer", json!({"path": path})),
         outside.work("checkpointer", json!({"path": copy, "pause": 0.05})),
+        host.work("steerer", json!({"path": path})),
     ];
-    let readers: Vec<Host> = (0..3).map(|_| Host::plain()).collect();
-    let modes = ["tight", "reopen", "long"];
+    let modes = ["tight", "reopen", "long", "mapped"];
+    let readers = modes.map(|_| Host::plain());
     let reads: Vec<Work> = std::iter::zip(&readers, modes)
         .map(|(host, mode)| host.work("bank_reader", json!({"path": copy, "mode": mode})))
         .collect();
@@ -57,7 +58,7 @@ fn money_is_never_made_or_lost_in_sight_of_a_replicas_readers() {
     inside.finish();
     spilling.finish();
     assert_same(&db, &replica);
-    for (work, mode) in reads.into_iter().chain([own]).zip(["tight", "reopen", "long", "own"]) {
+    for (work, mode) in reads.into_iter().chain([own]).zip([modes.as_slice(), &["own"]].concat()) {
         let report = work.finish();
         println!("{mode}: {} reads of {} states", report["count"], report["states"]);
         assert!(

@@ -308,12 +308,18 @@ fn a_damaged_log_never_yields_a_wrong_replica() {
 
 /// The follower's host is stopped for a while (a laptop's lid) and then goes on.
 #[test]
-fn a_follower_may_sleep() {
+fn a_follower_may_sleep_even_past_what_the_log_keeps() {
     let folder = Folder::new("sleep");
-    let (host, db, url) = primary(&folder);
+    let host = Host::app();
+    let db = host.open(folder.file("p.db"));
+    make_ledger(&db);
+    // A log of 1 MiB: new snapshots replace old segments all the time.
+    let url = db.text("SELECT litestream_serve('127.0.0.1:0', '{\"log_bytes\": 1048576}')");
+    let plain = Host::plain();
     let other = Host::app();
     let replica = other.open(folder.file("r.db"));
     follow(&replica, &url);
+    let reads = plain.work("ledger_reader", json!({"path": folder.file("r.db"), "pause": 0.001}));
     let signal = |name: &str| {
         let pid = other.pid().to_string();
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
@@ -329,4 +335,7 @@ fn a_follower_may_sleep() {
     }
     writer.finish();
     assert_same(&db, &replica);
+    reads.finish();
+    let snapshots = db.rows("SELECT idx FROM litestream_snapshots");
+    assert_ne!(snapshots, [json!([0])], "the first snapshot was replaced");
 }

@@ -117,6 +117,15 @@ fn a_commit_is_readable_on_the_replica_once_its_position_is() {
         let others = reader.int("SELECT max(n) FROM t");
         assert_eq!((own, others), (number, number), "row {number} is not there at {pos}");
     }
+    // Any process that loads the extension can wait, not only the one that follows.
+    let third = Host::app();
+    let elsewhere = third.open(folder.file("r.db"));
+    for number in 1001..=1050 {
+        db.run(&format!("INSERT INTO t VALUES ({number})")).unwrap();
+        let pos = db.text("SELECT litestream_pos()");
+        assert_eq!(elsewhere.int(&format!("SELECT litestream_wait('{pos}', 20000)")), 1);
+        assert_eq!(elsewhere.int("SELECT max(n) FROM t"), number);
+    }
     // What was not committed has no position to wait for.
     let pos = db.text("SELECT litestream_pos()");
     let (head, tail) = pos.split_at(pos.len() - 16);
@@ -125,6 +134,53 @@ fn a_commit_is_readable_on_the_replica_once_its_position_is() {
     let wait = format!("SELECT litestream_wait('{head}{later:016x}', 300)");
     assert_eq!(replica.int(&wait), 0);
     assert!(begin.elapsed() >= Duration::from_millis(290), "gave up after {:?}", begin.elapsed());
+}
+
+#[test]
+fn a_commit_can_wait_until_a_follower_has_it() {
+    let folder = Folder::new("semi-sync");
+    let (_host, db) = primary(&folder, "p.db");
+    let url = serve(&db);
+    assert_eq!(db.int("SELECT litestream_wait_followers(1, 50)"), 0, "nobody follows yet");
+    let (_other, _replica) = follower(&folder, "r.db", &url);
+    let plain = Host::plain();
+    let reader = plain.open(folder.file("r.db"));
+    db.script("PRAGMA synchronous = NORMAL; CREATE TABLE t(n INTEGER PRIMARY KEY)");
+    for number in 1..=200 {
+        db.run(&format!("INSERT INTO t VALUES ({number})")).unwrap();
+        assert_eq!(db.int("SELECT litestream_wait_followers(1, 20000)"), 1);
+        assert_eq!(reader.int("SELECT max(n) FROM t"), number);
+    }
+}
+
+/// The primary dies; one replica is promoted and serves, the other follows it.
+#[test]
+fn failing_over_to_a_replica() {
+    let folder = Folder::new("failover");
+    let (host, db) = primary(&folder, "p.db");
+    let url = serve(&db);
+    let (_one, first) = follower(&folder, "a.db", &url);
+    let (_two, second) = follower(&folder, "b.db", &url);
+    let plain = Host::plain();
+    let reads = plain.work("ledger_reader", json!({"path": folder.file("b.db")}));
+    let load = json!({"path": folder.file("p.db"), "pause": 0.0005});
+    let writer = host.work("ledger_writer", load);
+    writer.advance(300);
+    host.kill();
+    // The one that is further ahead is promoted.
+    let ahead = |a: &Db, b: &Db| a.int("SELECT n FROM ledger") >= b.int("SELECT n FROM ledger");
+    let (heir, rest, path) =
+        if ahead(&first, &second) { (first, second, "a.db") } else { (second, first, "b.db") };
+    heir.text("SELECT litestream_promote()");
+    let new_url = serve(&heir);
+    assert_eq!(rest.int("SELECT litestream_stop('follow')"), 1);
+    follow(&rest, &new_url);
+    let load = json!({"path": folder.file(path), "pause": 0.0005});
+    let writer = plain.work("ledger_writer", load);
+    writer.advance(300);
+    writer.finish();
+    assert_same(&heir, &rest);
+    reads.finish();
 }
 
 #[test]

@@ -8,27 +8,32 @@ use common::*;
 
 /// A served database, a follower that is caught up, and what keeps both alive.
 struct Pair {
-    _hosts: (Host, Host),
+    _hosts: (Host, Host, Host),
     primary: Db,
     replica: Db,
+    /// A plain reader that had the replica open before there was anything in it.
+    early: Db,
 }
 
 impl Pair {
     fn new(folder: &Folder, pragmas: &str) -> Pair {
-        let hosts = (Host::app(), Host::app());
+        let hosts = (Host::app(), Host::app(), Host::plain());
+        let early = hosts.2.open(folder.file("r.db"));
+        assert_eq!(early.int("SELECT count(*) FROM sqlite_schema"), 0);
         let primary = hosts.0.open(folder.file("p.db"));
         primary.script(pragmas);
         primary.script("PRAGMA journal_mode = WAL; CREATE TABLE first(x)");
         let url = serve(&primary);
         let replica = hosts.1.open(folder.file("r.db"));
         follow(&replica, &url);
-        Pair { _hosts: hosts, primary, replica }
+        Pair { _hosts: hosts, primary, replica, early }
     }
 
     /// Runs SQL on the primary; the replica must come to hold the same.
     fn both(&self, sql: &str) {
         self.primary.script(sql);
         assert_same(&self.primary, &self.replica);
+        assert_eq!(self.early.content(), self.primary.content(), "the early reader");
     }
 }
 
@@ -181,6 +186,46 @@ fn a_transaction_of_100_megabytes() {
         let grown = after - before;
         assert!(grown < 64 << 10, "the {side} took {grown} KiB more for one transaction");
     }
+}
+
+/// Every page of a large replica differs from its new upstream's: they change in one transaction, which
+/// is not held in memory.
+#[test]
+fn a_large_replica_is_replaced_at_once_and_in_bounded_memory() {
+    let folder = Folder::new("replaced");
+    let maker = Host::plain();
+    for name in ["p.db", "r.db"] {
+        let db = maker.open(folder.file(name));
+        db.script("PRAGMA synchronous = OFF; CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
+        db.run(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 16000)
+             INSERT INTO t(x) SELECT randomblob(4000) FROM n",
+        )
+        .unwrap();
+        db.close();
+    }
+    let (host, other) = (Host::app(), Host::app());
+    let primary = host.open(folder.file("p.db"));
+    let replica = other.open(folder.file("r.db"));
+    replica.run("PRAGMA journal_mode = WAL").unwrap();
+    let watcher = maker.open(folder.file("r.db"));
+    let sum = "SELECT hex(max(x)) || hex(min(x)) || count(*) FROM t";
+    let before = [host.peak_kib(), other.peak_kib()];
+    let states = [watcher.text(sum), primary.text(sum)];
+    let url = serve(&primary);
+    let follow =
+        replica.send(&format!("SELECT litestream_follow('{url}', '{{\"overwrite\": true}}')"));
+    until("the new content", || {
+        let state = watcher.text(sum);
+        assert!(states.contains(&state), "neither the old content nor the new");
+        (state == states[1]).then_some(())
+    });
+    follow.outcome(DEADLINE).unwrap();
+    let grown = [host.peak_kib() - before[0], other.peak_kib() - before[1]];
+    assert!(grown.iter().all(|grown| *grown < 48 << 10), "KiB more on primary, replica: {grown:?}");
+    catch_up(&primary, &replica);
+    assert_eq!(replica.text(sum), states[1]);
+    assert_eq!(replica.text("PRAGMA integrity_check"), "ok");
 }
 
 #[test]

@@ -153,12 +153,15 @@ def bank_look(work, db, last):
 
 def bank_reader(work, path, mode="tight", integrity=50, hold=0.3):
     """Reads until stopped: "tight" on one connection, "reopen" with a new connection for each
-    transaction, "long" with transactions held for a while and looked at again before their end."""
+    transaction, "long" with transactions held for a while and looked at again before their end,
+    "mapped" with the file mapped into memory."""
     last, db, slowest, versions = 0, None, 0.0, set()
     while not work.stop.is_set():
         began = time.monotonic()
         db = db or work.entrance.open(path, 5.0, False)
         try:
+            if mode == "mapped" and work.count % 100 == 0:
+                db.run("PRAGMA mmap_size = 268435456")
             db.run("BEGIN")
             tick = bank_look(work, db, last)
             if work.count % integrity == 0:
@@ -285,5 +288,22 @@ def checkpointer(work, path, pause=0.01):
     db.close()
 
 
+def steerer(work, path, pause=0.05):
+    """What an operator may call while all this goes on, at random."""
+    db = work.entrance.open(path, 5.0, True)
+    calls = ["litestream_snapshot()", "litestream_sync()", "litestream_pos()"]
+    calls += [f"litestream_checkpoint('{mode}')" for mode in ("PASSIVE", "FULL", "RESTART", "TRUNCATE")]
+    while not work.stop.is_set():
+        try:
+            db.run("SELECT " + work.random.choice(calls))
+            work.count += 1
+        except door.Failure as failure:
+            # Between two attempts of capture; the calls say so.
+            if "capture" not in str(failure) and "another checkpoint" not in str(failure):
+                work.fail(failure)
+        time.sleep(pause * work.random.random())
+    db.close()
+
+
 KINDS = {work.__name__: work for work in (
-    bank_writer, bank_reader, ledger_writer, ledger_reader, checkpointer)}
+    bank_writer, bank_reader, ledger_writer, ledger_reader, checkpointer, steerer)}
