@@ -121,6 +121,11 @@ impl Applier {
         self.upstream.map(|upstream| upstream.pos)
     }
 
+    /// Tells other processes no position until the next commit.
+    pub fn forget_position(&self) -> Result<()> {
+        self.position.forget()
+    }
+
     /// Bytes of a page.
     pub fn page_size(&self) -> PageSize {
         self.page_size

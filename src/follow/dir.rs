@@ -4,7 +4,8 @@
 //! |----------|----------------------------------------------------------------------------|
 //! | replica  | `upstream=URL`, `since=SECONDS` (Unix time), `schema=SHIFT`, a line each   |
 //! | filling  | empty; there while a first snapshot is written (image.rs), and locked then |
-//! | position | the position applied, 51 bytes with a newline, rewritten in place          |
+//! | position | the position applied, 51 bytes with a newline, rewritten in place; empty   |
+//! |          | while it is not known                                                      |
 //!
 //! `replica` appears before the first byte of the database is changed and goes when it is promoted.
 
@@ -125,7 +126,12 @@ impl ReplicaDir {
 
     /// The position other processes wrote last, if there is one.
     pub fn read_position(&self) -> Option<Pos> {
-        let text = fs::read_to_string(self.path.join(POSITION)).ok()?;
+        let read = || fs::read_to_string(self.path.join(POSITION)).ok();
+        // Rewritten in place, so it is read until nothing of it changes meanwhile.
+        let mut text = read()?;
+        while let Some(again) = read().filter(|again| *again != text) {
+            text = again;
+        }
         text.strip_suffix('\n')?.parse().ok().filter(|pos: &Pos| !pos.is_zero())
     }
 
@@ -180,6 +186,11 @@ impl PositionFile {
         let done = self.file.write_all_at(text.as_bytes(), 0);
         done.context(|| format!("cannot write {}", self.path.display()))
     }
+
+    /// Says that the position is not known, until the next is written.
+    pub fn forget(&self) -> Result<()> {
+        self.file.set_len(0).context(|| format!("cannot empty {}", self.path.display()))
+    }
 }
 
 #[cfg(test)]
@@ -229,5 +240,10 @@ mod tests {
             let length = fs::metadata(dir.path().join("position")).unwrap().len();
             assert_eq!(length, POSITION_SIZE as u64);
         }
+        file.forget().unwrap();
+        assert_eq!(dir.read_position(), None);
+        let pos = Pos::new(Generation::from_bits(1), Index::ZERO, Offset::ZERO);
+        file.write(pos).unwrap();
+        assert_eq!(dir.read_position(), Some(pos));
     }
 }

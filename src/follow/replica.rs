@@ -160,6 +160,11 @@ impl Replica {
         self.applier.as_ref().and_then(Applier::pos)
     }
 
+    /// Tells other processes no position until the next commit: the upstream's history is not ours.
+    pub fn forget_position(&self) -> Result<()> {
+        self.applier.as_ref().map_or(Ok(()), Applier::forget_position)
+    }
+
     /// The state readers see, if its position is known.
     pub fn point(&self) -> Result<Option<Point>> {
         let Some(applier) = &self.applier else { return Ok(None) };

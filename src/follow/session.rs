@@ -111,6 +111,9 @@ impl<'a> Session<'a> {
     }
 
     fn records(&mut self) -> Result<()> {
+        if self.stream.starts_over() {
+            self.replica.forget_position()?;
+        }
         while !self.shared.is_stopping() {
             let next = match self.stream.buffered() {
                 bytes if bytes.len() >= StreamRecordHeader::SIZE => {
