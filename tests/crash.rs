@@ -115,8 +115,8 @@ fn a_killed_primary_goes_on_with_the_same_history() {
             generation = primary.generation();
         }
     }
-    // Killed within the instant between a restart of the WAL and our seeing it, nothing proves that it
-    // was the only one. That is rare, and the only reason there may be.
+    // Killed within the instant between a restart of the WAL and our seeing it, nothing proves that
+    // it was the only one. That is rare, and the only reason there may be.
     println!("new histories: {broken:?}");
     assert!(broken.len() <= 1 + rounds / 20, "{broken:?}");
     let known = |row: &Value| row.to_string().contains("restarted while nobody captured it");

@@ -1,6 +1,6 @@
-//! Faults that come and go: a network that cuts connections, a full disk, no descriptors left, files of
-//! the log damaged. While they last the error is told and nothing wrong is shown; afterwards everything
-//! goes on by itself.
+//! Faults that come and go: a network that cuts connections, a full disk, no descriptors left,
+//! files of the log damaged. While they last the error is told and nothing wrong is shown;
+//! afterwards everything goes on by itself.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -63,7 +63,8 @@ impl Drop for Wire {
     }
 }
 
-/// Carries one connection both ways until either end closes, or `left` bytes came from the upstream.
+/// Carries one connection both ways until either end closes, or `left` bytes came from the
+/// upstream.
 fn carry(near: TcpStream, to: SocketAddr, left: u64, cuts: &AtomicU32, sound: &AtomicBool) {
     let Ok(far) = TcpStream::connect(to) else { return };
     let (mut from, mut into) = (near.try_clone().unwrap(), far.try_clone().unwrap());
@@ -238,8 +239,8 @@ fn damage(path: &Path) {
     }
 }
 
-/// Each file of the log in turn is damaged, cut short, emptied or removed, while it is in use and while it
-/// is not. Whoever joins then gets the truth.
+/// Each file of the log in turn is damaged, cut short, emptied or removed, while it is in use and
+/// while it is not. Whoever joins then gets the truth.
 #[test]
 fn a_damaged_log_never_yields_a_wrong_replica() {
     let folder = Folder::new("damage");
@@ -289,7 +290,8 @@ fn a_damaged_log_never_yields_a_wrong_replica() {
             (replica.run(&wait).ok()? == json!([[1]])).then_some(())
         };
         if victim.to_string_lossy().contains(".snapshot.") {
-            // A snapshot is sent as it lies there. The newcomer tells what it got, and a new one helps.
+            // A snapshot is sent as it lies there. The newcomer tells what it got, and a new one
+            // helps.
             let told = until("the newcomer to catch up or to complain", || {
                 let error = "SELECT error FROM litestream_databases WHERE error IS NOT NULL";
                 let error = replica.rows(error).pop().map(|row| row[0].to_string());

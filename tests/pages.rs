@@ -188,8 +188,8 @@ fn a_transaction_of_100_megabytes() {
     }
 }
 
-/// Every page of a large replica differs from its new upstream's: they change in one transaction, which
-/// is not held in memory.
+/// Every page of a large replica differs from its new upstream's: they change in one transaction,
+/// which is not held in memory.
 #[test]
 fn a_large_replica_is_replaced_at_once_and_in_bounded_memory() {
     let folder = Folder::new("replaced");

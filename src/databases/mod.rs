@@ -111,7 +111,6 @@ pub fn serve(request: &ServeRequest, interrupted: &dyn Fn() -> bool) -> Result<S
         }
         return Err(error);
     }
-    registry::log(Level::Info, path, &format!("serves on {}", address.url()));
     Ok(address.url())
 }
 
@@ -325,6 +324,7 @@ impl Database {
             Ok(address) => {
                 let address = Arc::new(address);
                 lock(&self.work).addresses.push(Arc::clone(&address));
+                registry::log(Level::Info, &self.path, &format!("serves on {}", address.url()));
                 Ok((capture, address, started))
             }
             Err(error) => {

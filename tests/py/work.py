@@ -292,7 +292,8 @@ def steerer(work, path, pause=0.05):
     """What an operator may call while all this goes on, at random."""
     db = work.entrance.open(path, 5.0, True)
     calls = ["litestream_snapshot()", "litestream_sync()", "litestream_pos()"]
-    calls += [f"litestream_checkpoint('{mode}')" for mode in ("PASSIVE", "FULL", "RESTART", "TRUNCATE")]
+    modes = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
+    calls += [f"litestream_checkpoint('{mode}')" for mode in modes]
     while not work.stop.is_set():
         try:
             db.run("SELECT " + work.random.choice(calls))
