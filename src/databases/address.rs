@@ -29,6 +29,7 @@ pub struct Address {
     options: ServeOptions,
     inner: Arc<Inner>,
     watcher: Mutex<Option<JoinHandle<()>>>,
+    answered: AtomicBool,
 }
 
 struct Inner {
@@ -63,7 +64,8 @@ impl Address {
             inner.attach(addr, options, capture, served)?;
         }
         let (addr, options) = (addr.to_owned(), options.clone());
-        Ok(Address { addr, options, inner, watcher: Mutex::new(watcher) })
+        let answered = AtomicBool::new(false);
+        Ok(Address { addr, options, inner, watcher: Mutex::new(watcher), answered })
     }
 
     /// The address as asked for.
@@ -74,6 +76,11 @@ impl Address {
     /// The URL followers use.
     pub fn url(&self) -> String {
         lock(&self.inner.url).clone()
+    }
+
+    /// True once: for the call that opened it.
+    pub fn is_first_answer(&self) -> bool {
+        !self.answered.swap(true, Ordering::AcqRel)
     }
 
     /// An error if the address was opened with other options.

@@ -111,6 +111,9 @@ pub fn serve(request: &ServeRequest, interrupted: &dyn Fn() -> bool) -> Result<S
         }
         return Err(error);
     }
+    if address.is_first_answer() {
+        registry::log(Level::Info, path, &format!("serves on {}", address.url()));
+    }
     Ok(address.url())
 }
 
@@ -324,7 +327,6 @@ impl Database {
             Ok(address) => {
                 let address = Arc::new(address);
                 lock(&self.work).addresses.push(Arc::clone(&address));
-                registry::log(Level::Info, &self.path, &format!("serves on {}", address.url()));
                 Ok((capture, address, started))
             }
             Err(error) => {
