@@ -86,7 +86,8 @@ fn run_blocks_until_interrupted() {
     // and then, while a shell that waits for a line does nothing at all.
     let turns = shell.turns();
     until("the statement to run", || (shell.turns() >= turns + 3).then_some(()));
-    let kill = std::process::Command::new("kill").args(["-INT", &shell.pid().to_string()]).status();
+    let pid = shell.pid().to_string();
+    let kill = std::process::Command::new("sh").args(["-c", "kill -INT $0", &pid]).status();
     assert!(kill.unwrap().success());
     // A shell that reads a script ends at Ctrl-C.
     shell.say("SELECT 'not reached';");
