@@ -324,7 +324,9 @@ fn a_follower_may_sleep_even_past_what_the_log_keeps() {
     let reads = plain.work("ledger_reader", json!({"path": folder.file("r.db"), "pause": 0.001}));
     let signal = |name: &str| {
         let pid = other.pid().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("sh").args(["-c", "kill $0 $1", name, &pid]).status().unwrap().success()
+        );
     };
     let load = json!({"path": folder.file("p.db"), "pause": 0.001, "size": 20_000});
     let writer = host.work("ledger_writer", load);
