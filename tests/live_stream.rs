@@ -81,21 +81,28 @@ fn the_wal_restarts_under_load_and_nobody_notices() {
     let written = |from: f64| metric(&url, "litestream_total_wal_bytes") - from;
     let begin = metric(&url, "litestream_total_wal_bytes");
     let enough = f64::from(scaled(96 << 20, 1 << 30));
-    until("enough to be written, with restarts between", || {
+    // A WAL that starts over gets new salts, in bytes 16 to 24 of its header.
+    let mut salts = std::collections::BTreeSet::new();
+    until("enough to be written, and both WALs to start over meanwhile", || {
+        let mut header = [0; 32];
+        let wal = std::fs::File::open(folder.file("r.db-wal"));
+        if wal.is_ok_and(|mut wal| std::io::Read::read_exact(&mut wal, &mut header).is_ok()) {
+            salts.insert(header[16..24].to_vec());
+        }
         let restarts = index(&db.text("SELECT litestream_pos()")) - index(&before);
-        (written(begin) >= enough && restarts >= 4).then_some(())
+        (written(begin) >= enough && restarts >= 4 && salts.len() >= 3).then_some(())
     });
     small.finish();
     large.finish();
     let pos = assert_same(&db, &replica);
     assert_eq!(generation(&pos), generation(&before), "one history");
     reads.finish();
-    // Neither WAL grows with what is written: it starts over, on the replica too. (How soon, on the
-    // primary, is a matter of how fast it is captured: not one for an unoptimised build.)
-    let checked: &[&str] = scaled(&["r.db-wal"], &["p.db-wal", "r.db-wal"]);
-    for name in checked {
+    // Neither WAL grows with what is written. How soon it starts over is a matter of how fast the
+    // machine is: nothing to ask of an unoptimised build.
+    for name in ["p.db-wal", "r.db-wal"] {
         let size = std::fs::metadata(folder.file(name)).unwrap().len() as f64;
-        assert!(size < written(begin) / 2.0, "{name} has grown to {size} bytes");
+        println!("{name} has grown to {size} bytes");
+        assert!(!soak() || size < written(begin) / 4.0, "{name}: {size}");
     }
     drop(other);
 }
