@@ -123,7 +123,10 @@ fn a_connection_may_be_cut_anywhere() {
     wire.sound.store(false, Ordering::Relaxed);
     let plain = Host::plain();
     let reads = plain.work("ledger_reader", json!({"path": folder.file("r.db")}));
-    until("the wire to be cut often", || (wire.cuts() >= scaled(8, 100)).then_some(()));
+    let long = std::time::Duration::from_secs(scaled(60, 900));
+    until_within(long, "the wire to be cut often", || {
+        (wire.cuts() >= scaled(8, 100)).then_some(())
+    });
     writer.finish();
     wire.sound.store(true, Ordering::Relaxed);
     assert_same(&db, &replica);
