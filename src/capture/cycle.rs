@@ -31,6 +31,8 @@ const RETAKE_BUDGET: Duration = Duration::from_millis(5);
 /// After the gate was closed it stays open at least this many times as long: a slow device may hold
 /// writers, but not for more than a tenth of the time.
 const GATE_PAUSE_FACTOR: u32 = 9;
+/// After a try that missed, nothing is tried for this many times as long.
+const GATE_MISS_FACTOR: u32 = 4;
 
 /// The checkpointing half of a session.
 pub(super) struct Cycle<'s> {
@@ -142,6 +144,8 @@ impl<'s> Cycle<'s> {
         let closed = self.pin.slot() == Some(GATE_SLOT)
             && self.pin.close_gate(patience.budget, patience.limit)?;
         if !closed {
+            // Trying takes a processor from the writer it waits for.
+            self.gate_again = Instant::now() + patience.budget * GATE_MISS_FACTOR;
             self.settle()?;
             return Ok(None);
         }

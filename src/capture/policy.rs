@@ -43,9 +43,9 @@ pub(super) struct Gate {
 /// A WAL that has grown far beyond the threshold is worth more patience, and a longer hold on a
 /// device that syncs slowly.
 pub(super) fn gate(frames: u32) -> Gate {
-    let times = (frames / CHECKPOINT_FRAMES).clamp(1, 16);
+    let times = (frames / CHECKPOINT_FRAMES).clamp(2, 16);
     let limit = if times < 16 { 20 } else { 45 };
-    Gate { budget: Duration::from_millis(2) * times, limit: Duration::from_millis(limit) }
+    Gate { budget: Duration::from_millis(1) * times, limit: Duration::from_millis(limit) }
 }
 
 /// Whether to checkpoint now.
@@ -100,8 +100,8 @@ mod tests {
     fn the_gate_is_tried_harder_the_longer_the_wal() {
         let ms = Duration::from_millis;
         assert_eq!(gate(0), Gate { budget: ms(2), limit: ms(20) });
-        assert_eq!(gate(5999), Gate { budget: ms(10), limit: ms(20) });
-        assert_eq!(gate(u32::MAX), Gate { budget: ms(32), limit: ms(45) });
+        assert_eq!(gate(5999), Gate { budget: ms(5), limit: ms(20) });
+        assert_eq!(gate(u32::MAX), Gate { budget: ms(16), limit: ms(45) });
     }
 
     #[test]
