@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::capture::{Capture, State};
 use crate::error::Result;
-use crate::log::layout::with_suffix;
+use crate::files::with_suffix;
 use crate::pos::Pos;
 use crate::serve::{Metric, Report, count};
 

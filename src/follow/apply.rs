@@ -28,7 +28,7 @@ use super::frames::Batch;
 use super::index::{Gauge, WalIndex};
 use super::intents::{Intents, LocalState, UpstreamPos};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::api::randomness;
+use crate::host::api::random;
 use crate::host::file::{Door, Mode, ShmLock};
 use crate::pos::Pos;
 use crate::wal::{ByteOrder, Chain, PageSize, WAL_FRAME_HEADER_SIZE, WalHeader, wal_size};
@@ -365,12 +365,6 @@ impl Applier {
 
 fn too_long() -> Error {
     Error::new(ErrorKind::Unsupported, "the WAL has too many frames")
-}
-
-fn random() -> u32 {
-    let mut bytes = [0; 4];
-    randomness(&mut bytes);
-    u32::from_ne_bytes(bytes)
 }
 
 /// Where frame `frame`, counted from 1, is in the WAL.

@@ -93,12 +93,7 @@ impl ReplicaDir {
     pub fn mark_filling(&self) -> Result<File> {
         let path = self.path.join(FILLING);
         let what = || format!("cannot write {}", path.display());
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .context(what)?;
+        let file = open_in_place(&path).context(what)?;
         if !crate::host::os::lock_file(&file).context(what)? {
             let text = "another process is writing the first snapshot of this replica";
             return Err(Error::new(ErrorKind::Busy, text));
@@ -139,12 +134,7 @@ impl ReplicaDir {
     pub fn position_file(&self) -> Result<PositionFile> {
         let path = self.path.join(POSITION);
         let what = || format!("cannot open {}", path.display());
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .context(what)?;
+        let file = open_in_place(&path).context(what)?;
         file.set_permissions(fs::Permissions::from_mode(self.file_mode())).context(what)?;
         Ok(PositionFile { file, path })
     }
@@ -191,6 +181,11 @@ impl PositionFile {
     pub fn forget(&self) -> Result<()> {
         self.file.set_len(0).context(|| format!("cannot empty {}", self.path.display()))
     }
+}
+
+/// A small file of ours that is changed in place, made if it is missing.
+fn open_in_place(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(false).open(path)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::session::Session;
 use super::shared::{Inner, Shared, State};
 use super::url::Resume;
 use crate::error::{ErrorKind, Result};
-use crate::host::api::randomness;
+use crate::host::api::random;
 use crate::pos::Pos;
 use crate::registry::{self, Level};
 
@@ -119,10 +119,4 @@ pub fn acknowledge(shared: &Arc<Shared>, client: &Client) {
 fn untold(inner: &Inner, told: Option<(u64, Pos)>) -> Option<(u64, Pos)> {
     let pos = inner.position.filter(|_| inner.acknowledges)?;
     Some((inner.streams, pos)).filter(|news| Some(*news) != told)
-}
-
-fn random() -> u32 {
-    let mut bytes = [0; 4];
-    randomness(&mut bytes);
-    u32::from_ne_bytes(bytes)
 }

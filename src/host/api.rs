@@ -219,6 +219,13 @@ pub fn randomness(bytes: &mut [u8]) {
     }
 }
 
+/// A random number from the host's generator.
+pub fn random() -> u32 {
+    let mut bytes = [0; 4];
+    randomness(&mut bytes);
+    u32::from_ne_bytes(bytes)
+}
+
 /// SQLite's own words for a result code.
 pub(super) fn describe(code: i32) -> String {
     let Ok(api) = api() else { return format!("code {code}") };

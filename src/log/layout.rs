@@ -17,6 +17,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::files::with_suffix;
 use crate::info::{META_DIR_SUFFIX, SNAPSHOT_EXT, WAL_DIR_NAME, WAL_SEGMENT_EXT};
 use crate::pos::{Generation, Index, Offset, Pos};
 
@@ -171,13 +172,6 @@ impl Layout {
 /// `DB-litestream` beside the database.
 pub fn meta_dir(database: &Path) -> PathBuf {
     with_suffix(database, META_DIR_SUFFIX)
-}
-
-/// `path` with `suffix` appended to its last component.
-pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 fn tmp_of(path: &Path) -> PathBuf {

@@ -26,7 +26,7 @@ mod segment;
 mod snapshot;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -307,21 +307,6 @@ impl Log {
 /// Positions of one generation in order; another generation is never after.
 fn after(a: Pos, b: Pos) -> bool {
     a.generation != b.generation || (a.index, a.offset) > (b.index, b.offset)
-}
-
-/// Paths of all files below a folder, for tests and sizes.
-pub fn files_below(root: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            if path.is_dir() { folders.push(path) } else { found.push(path) }
-        }
-    }
-    found.sort();
-    found
 }
 
 #[cfg(test)]

@@ -120,6 +120,21 @@ fn drain(subscription: &mut Subscription) -> (bool, Vec<(u64, Vec<u8>)>) {
     }
 }
 
+/// Paths of all files below a folder.
+fn files_below(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}
+
 #[test]
 fn nothing_is_served_before_the_first_snapshot() {
     let folder = Folder::new("empty");

@@ -12,7 +12,7 @@ use crate::info::CheckpointMode;
 use crate::pos::Pos;
 use crate::registry;
 
-use super::target::{WAIT_MS_MAX, main_path};
+use super::target::{WAIT_MS_MAX, known_path, main_path};
 
 /// Default timeout of `litestream_wait` and `litestream_wait_followers`, in milliseconds.
 const TIMEOUT_MS: u64 = 5000;
@@ -31,8 +31,7 @@ fn capture(caller: &Caller) -> Result<Arc<Capture>> {
 }
 
 pub(super) fn pos(caller: &Caller, _: &Args) -> Result<Answer> {
-    let Some(path) = caller.filename("main")? else { return Ok(Answer::Null) };
-    let Ok(path) = std::fs::canonicalize(path) else { return Ok(Answer::Null) };
+    let Some(path) = known_path(caller)? else { return Ok(Answer::Null) };
     Ok(Answer::from(databases::position(&path)?.map(|pos| pos.to_string())))
 }
 

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use crate::databases::{self, Database};
 use crate::error::Result;
+use crate::files::with_suffix;
 use crate::host::caller::Caller;
 use crate::host::function::Answer;
 use crate::host::table::TableDef;
-use crate::log::{Log, layout};
+use crate::log::Log;
 use crate::registry;
 
+use super::target::known_path;
 use super::time;
 
 type Rows = Result<Vec<Vec<Answer>>>;
@@ -107,8 +109,7 @@ fn shown(path: &Path) -> Answer {
 
 /// The log beside the calling connection's `main` database, if it is captured here.
 fn local_log(caller: &Caller) -> Result<Option<Arc<Log>>> {
-    let Some(path) = caller.filename("main")? else { return Ok(None) };
-    let Ok(path) = std::fs::canonicalize(path) else { return Ok(None) };
+    let Some(path) = known_path(caller)? else { return Ok(None) };
     let capture = databases::find(&path).and_then(|database| database.capture());
     Ok(capture.map(|capture| Arc::clone(capture.log())))
 }
@@ -166,7 +167,7 @@ fn all_databases(_: &Caller) -> Rows {
 }
 
 fn row_of(database: &Database) -> Option<Vec<Answer>> {
-    let wal = layout::with_suffix(&database.path, "-wal");
+    let wal = with_suffix(&database.path, "-wal");
     let wal_size = std::fs::metadata(wal).ok().map(|meta| integer(meta.len()));
     let (role, state, error, pos, page_size, upstream, lag);
     if let Some(capture) = database.capture() {

@@ -26,6 +26,11 @@ pub(super) fn main_path(caller: &Caller) -> Result<PathBuf> {
     path_of(caller, "main")
 }
 
+/// The same for those who only look: `None` if there is no file behind `main`.
+pub(super) fn known_path(caller: &Caller) -> Result<Option<PathBuf>> {
+    Ok(caller.filename("main")?.and_then(|path| std::fs::canonicalize(path).ok()))
+}
+
 fn path_of(caller: &Caller, schema: &str) -> Result<PathBuf> {
     let Some(path) = caller.filename(schema)? else {
         let why = format!(
