@@ -37,6 +37,8 @@ pub enum ErrorKind {
     Unsupported,
     /// We: this should be impossible, please report it.
     Bug,
+    /// What was asked for is not there: an object of an archive, a file.
+    Missing,
     /// The database was closed while it was being worked on.
     DbClosed,
     /// The database has no generation yet.
@@ -88,6 +90,11 @@ impl Error {
     /// The other end of a connection is at fault.
     pub fn peer(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Peer, message)
+    }
+
+    /// Something that was asked for is not there.
+    pub fn missing(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Missing, message)
     }
 
     /// Our own fault.
@@ -145,6 +152,7 @@ impl Error {
             | ErrorKind::Peer
             | ErrorKind::Refused
             | ErrorKind::Unsupported
+            | ErrorKind::Missing
             | ErrorKind::DbClosed
             | ErrorKind::NoGeneration
             | ErrorKind::GenerationChanged

@@ -16,6 +16,7 @@ pub mod walindex;
 pub mod host;
 pub mod registry;
 
+pub mod archive;
 pub mod log;
 
 pub mod capture;

@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -39,6 +40,42 @@ impl Options {
             Some(Value::String(text)) => Ok(Some(text)),
             Some(other) => Err(unexpected(key, "a text", &other)),
         }
+    }
+
+    /// A text, or several in an array.
+    pub fn opt_strs(&mut self, key: &'static str) -> Result<Vec<String>> {
+        let one = |value: Value| match value {
+            Value::String(text) => Ok(text),
+            other => Err(unexpected(key, "texts", &other)),
+        };
+        match self.take(key) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(values)) => values.into_iter().map(one).collect(),
+            Some(Value::String(text)) => Ok(vec![text]),
+            Some(other) => Err(unexpected(key, "a text or an array of texts", &other)),
+        }
+    }
+
+    /// A length of time in `range`: a text such as `500ms`, `30s`, `24h`, `7d`, or a number of
+    /// seconds.
+    pub fn opt_duration(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<Duration>,
+    ) -> Result<Option<Duration>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        let duration = match &value {
+            Value::String(text) => humantime::parse_duration(text.trim()).ok(),
+            other => other.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        };
+        let shortest = humantime::format_duration(*range.start());
+        let longest = humantime::format_duration(*range.end());
+        duration.filter(|duration| range.contains(duration)).map(Some).ok_or_else(|| {
+            let allowed = format!(
+                "a length of time such as \"30s\" or \"24h\", from {shortest} to {longest}"
+            );
+            unexpected(key, &allowed, &value)
+        })
     }
 
     /// A whole number in `range`.
@@ -219,6 +256,42 @@ mod tests {
         check_error(r#"{"a\u0000\n":1}"#, &format!("unknown option \"a\\u0000\\n\"; {known}"));
         let error = Options::parse(Some(r#"{"a":1}"#)).unwrap().finish().unwrap_err();
         assert_eq!(error.to_string(), "unknown option \"a\"; no options are known");
+    }
+
+    #[test]
+    fn lengths_of_time() {
+        let day = Duration::from_secs(86_400);
+        let take = |text: &str| {
+            let mut options = Options::parse(Some(&format!("{{\"x\":{text}}}")))?;
+            options.opt_duration("x", Duration::from_millis(10)..=day * 30)
+        };
+        let check = |text: &str, ms| {
+            assert_eq!(take(text).unwrap(), Some(Duration::from_millis(ms)), "{text}");
+        };
+        check("\"500ms\"", 500);
+        check("\" 24h \"", 86_400_000);
+        check("\"7d\"", 7 * 86_400_000);
+        check("\"1h 30m\"", 5_400_000);
+        check("2", 2000);
+        check("0.25", 250);
+        assert_eq!(take("null").unwrap(), None);
+        for text in ["\"\"", "\"7\"", "\"-1s\"", "-1", "1e300", "0", "\"31d\"", "[]", "true"] {
+            let error = take(text).unwrap_err().to_string();
+            assert!(error.contains("from 10ms to 30days"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn one_text_or_several() {
+        let take = |text: &str| Options::parse(Some(text))?.opt_strs("x");
+        let check = |text: &str, expected: &[&str]| assert_eq!(take(text).unwrap(), expected);
+        check("{}", &[]);
+        check(r#"{"x":"a"}"#, &["a"]);
+        check(r#"{"x":["a","b"]}"#, &["a", "b"]);
+        check(r#"{"x":[]}"#, &[]);
+        for text in [r#"{"x":1}"#, r#"{"x":["a",1]}"#, r#"{"x":{}}"#] {
+            assert!(take(text).unwrap_err().to_string().contains("texts"), "{text}");
+        }
     }
 
     #[test]

@@ -1,0 +1,301 @@
+//! An archive: a database's snapshots and WAL segments in a folder or a bucket.
+//!
+//! ```text
+//! replicate --put-->  Archive: names (tree), labels, encryption   --> Store: file, s3
+//! restore, follow, tables <--list, open--
+//! ```
+//!
+//! A snapshot or segment object is a label (label.rs) and an LZ4 frame; the whole of it is
+//! encrypted if the archive is. Objects are write-once. A *chain* is a snapshot and every segment
+//! after it without a hole; a restore needs one that reaches its target. What is missing shows:
+//! segments of an index follow each other, a finished index has an end, and the position says how
+//! far the archive reaches at least.
+
+pub mod label;
+pub mod options;
+pub mod store;
+pub mod tree;
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::info::{SnapshotInfo, WalSegmentInfo};
+use crate::pos::{Generation, Index, Offset, Pos, parse_offset};
+use label::{Label, Moment, Piece};
+pub use options::ArchiveOptions;
+use store::{Object, Put, Store};
+use tree::{Name, Tree};
+
+/// A small object of text is not longer than this.
+const TEXT_BYTES_MAX: u64 = 256;
+
+/// A snapshot in an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotObject {
+    /// Size and time are the store's.
+    pub info: SnapshotInfo,
+    tree: Tree,
+}
+
+/// A segment in an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentObject {
+    /// Size and time are the store's.
+    pub info: WalSegmentInfo,
+    tree: Tree,
+}
+
+/// What an archive holds of one generation.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// Which one.
+    pub generation: Generation,
+    /// By index.
+    pub snapshots: Vec<SnapshotObject>,
+    /// By index and offset.
+    pub segments: Vec<SegmentObject>,
+    /// Where finished indexes end.
+    pub ends: BTreeMap<Index, Offset>,
+    /// The archive reaches at least so far.
+    pub position: Option<Pos>,
+}
+
+/// An object being read.
+pub struct Opened {
+    /// What it says of itself; none from other makers.
+    pub label: Option<Label>,
+    /// One LZ4 frame.
+    pub frame: Box<dyn Read + Send>,
+}
+
+/// One archive, in a store.
+pub struct Archive {
+    store: Arc<dyn Store>,
+    tree: Tree,
+}
+
+impl Archive {
+    /// The archive at `url`. Nothing is contacted yet.
+    pub fn open(url: &str, options: &ArchiveOptions) -> Result<Archive> {
+        let store = options.store(url)?;
+        Ok(Archive { store, tree: options.tree })
+    }
+
+    /// As people write it.
+    pub fn url(&self) -> &str {
+        self.store.url()
+    }
+
+    /// The objects themselves.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// All generations it holds something of, by name: which is no order in time.
+    pub fn generations(&self) -> Result<Vec<Generation>> {
+        let names = self.store.folders(tree::GENERATIONS)?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Everything it holds of a generation.
+    pub fn list(&self, generation: Generation) -> Result<Listing> {
+        let mut listing = Listing {
+            generation,
+            snapshots: Vec::new(),
+            segments: Vec::new(),
+            ends: BTreeMap::new(),
+            position: None,
+        };
+        let (mut end_files, mut has_position) = (Vec::new(), false);
+        self.store.list(&tree::folder(generation), &mut |object: Object| {
+            let Object { key, size, modified: created_at } = object;
+            match tree::parse(generation, &key) {
+                Some(Name::Snapshot(index, tree)) => {
+                    let info = SnapshotInfo { generation, index, size, created_at };
+                    listing.snapshots.push(SnapshotObject { info, tree });
+                }
+                Some(Name::Segment(index, offset, tree)) => {
+                    let info = WalSegmentInfo { generation, index, offset, size, created_at };
+                    listing.segments.push(SegmentObject { info, tree });
+                }
+                Some(Name::End(index, offset)) => {
+                    listing.ends.insert(index, offset);
+                }
+                Some(Name::EndFile(index)) => end_files.push((index, key)),
+                Some(Name::Position) => has_position = true,
+                None => {}
+            }
+            Ok(())
+        })?;
+        // Two trees may be mixed, and then the keys' order is not that of positions.
+        listing.snapshots.sort_by_key(|snapshot| snapshot.info.index);
+        listing.segments.sort_by_key(|segment| (segment.info.index, segment.info.offset));
+        for (index, key) in end_files {
+            let text = self.text(&key)?;
+            let offset =
+                parse_offset(text.trim_end()).map_err(|error| error.context(self.name(&key)))?;
+            listing.ends.insert(index, offset);
+        }
+        if has_position {
+            listing.position = self.position(generation)?;
+        }
+        Ok(listing)
+    }
+
+    /// How far a generation reaches at least; `None` if that was never written.
+    pub fn position(&self, generation: Generation) -> Result<Option<Pos>> {
+        let key = tree::position(generation);
+        match self.text(&key) {
+            Ok(text) => {
+                let pos: Pos = text
+                    .trim_end()
+                    .parse()
+                    .map_err(|error: Error| error.context(self.name(&key)))?;
+                if pos.generation != generation {
+                    return Err(
+                        Error::corrupt("it is of another generation").context(self.name(&key))
+                    );
+                }
+                Ok(Some(pos))
+            }
+            Err(error) if error.kind() == ErrorKind::Missing => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes how far a generation reaches.
+    pub fn put_position(&self, pos: Pos) -> Result<()> {
+        self.store.replace(&tree::position(pos.generation), format!("{pos}\n").as_bytes())
+    }
+
+    /// Stores a snapshot: `frame` is the database file as one LZ4 frame.
+    pub fn put_snapshot(
+        &self,
+        pos: Pos,
+        created_at: SystemTime,
+        frame: &mut dyn Read,
+    ) -> Result<Put> {
+        let key = self.tree.snapshot(pos.generation, pos.index)?;
+        self.put(&key, &Label::snapshot(pos, created_at), frame)
+    }
+
+    /// Stores WAL bytes from `pos` on: `frame` is one LZ4 frame of them.
+    pub fn put_segment(
+        &self,
+        pos: Pos,
+        created_at: SystemTime,
+        moments: &[Moment],
+        frame: &mut dyn Read,
+    ) -> Result<Put> {
+        let key = self.tree.segment(pos)?;
+        self.put(&key, &Label::segment(pos, created_at, moments), frame)
+    }
+
+    /// Notes that an index is finished and ends at `end`.
+    pub fn put_end(&self, end: Pos) -> Result<Put> {
+        self.store.create(&self.tree.end(end)?)?.finish()
+    }
+
+    fn put(&self, key: &str, label: &Label, frame: &mut dyn Read) -> Result<Put> {
+        let name = || format!("cannot write {}", self.name(key));
+        let mut upload = self.store.create(key)?;
+        upload.write_all(&label.encode()).context(name)?;
+        io::copy(frame, &mut upload).context(name)?;
+        upload.finish()
+    }
+
+    /// Opens a snapshot. Fails if what is there says that it is something else.
+    pub fn open_snapshot(&self, snapshot: &SnapshotObject) -> Result<Opened> {
+        self.open_piece(&self.snapshot_key(snapshot)?, Piece::Snapshot, snapshot.info.pos(), None)
+    }
+
+    /// Opens a segment. Fails if what is there says that it is something else.
+    pub fn open_segment(&self, segment: &SegmentObject) -> Result<Opened> {
+        self.open_piece(&self.segment_key(segment)?, Piece::Segment, segment.info.pos(), None)
+    }
+
+    /// A snapshot's label, without the rest of it.
+    pub fn snapshot_label(&self, snapshot: &SnapshotObject) -> Result<Option<Label>> {
+        let key = self.snapshot_key(snapshot)?;
+        Ok(self.open_piece(&key, Piece::Snapshot, snapshot.info.pos(), Some(LABEL_BYTES))?.label)
+    }
+
+    /// A segment's label, without the rest of it.
+    pub fn segment_label(&self, segment: &SegmentObject) -> Result<Option<Label>> {
+        let key = self.segment_key(segment)?;
+        let pos = segment.info.pos();
+        Ok(self.open_piece(&key, Piece::Segment, pos, Some(LABEL_BYTES))?.label)
+    }
+
+    fn open_piece(&self, key: &str, piece: Piece, pos: Pos, first: Option<u64>) -> Result<Opened> {
+        let name = || self.name(key);
+        let mut object = self.store.get(key, first)?;
+        let (label, taken) = Label::take(&mut object).map_err(|error| error.context(name()))?;
+        if let Some(label) = &label
+            && (label.piece, label.pos) != (piece, pos)
+        {
+            let why =
+                format!("it is the {} at {}, under another's name", kind(label.piece), label.pos);
+            return Err(Error::corrupt(why).context(name()));
+        }
+        Ok(Opened { label, frame: Box::new(io::Cursor::new(taken).chain(object)) })
+    }
+
+    /// Removes snapshots, then segments and ends: what is left of a deletion that does not finish
+    /// has no snapshot, so nobody takes it for a chain.
+    pub fn delete(
+        &self,
+        snapshots: &[SnapshotObject],
+        segments: &[SegmentObject],
+        ends: &[Pos],
+    ) -> Result<()> {
+        let snapshots: Result<Vec<_>> =
+            snapshots.iter().map(|object| self.snapshot_key(object)).collect();
+        self.store.delete(&snapshots?)?;
+        let segments: Result<Vec<_>> =
+            segments.iter().map(|object| self.segment_key(object)).collect();
+        self.store.delete(&segments?)?;
+        let ends = ends.iter().flat_map(|end| [Tree::V04.end(*end), Tree::V03.end(*end)]);
+        self.store.delete(&ends.filter_map(Result::ok).collect::<Vec<_>>())
+    }
+
+    /// Removes the note of how far a generation reaches, once nothing else of it is left.
+    pub fn delete_position(&self, generation: Generation) -> Result<()> {
+        self.store.delete(&[tree::position(generation)])
+    }
+
+    /// A snapshot's key.
+    pub fn snapshot_key(&self, snapshot: &SnapshotObject) -> Result<String> {
+        snapshot.tree.snapshot(snapshot.info.generation, snapshot.info.index)
+    }
+
+    /// A segment's key.
+    pub fn segment_key(&self, segment: &SegmentObject) -> Result<String> {
+        segment.tree.segment(segment.info.pos())
+    }
+
+    /// What an object is called in messages.
+    pub fn name(&self, key: &str) -> String {
+        format!("object {key} of {}", self.url())
+    }
+
+    fn text(&self, key: &str) -> Result<String> {
+        let mut text = String::new();
+        let read = self.store.get(key, None)?.take(TEXT_BYTES_MAX).read_to_string(&mut text);
+        read.context(|| format!("cannot read {}", self.name(key)))?;
+        Ok(text)
+    }
+}
+
+/// A label is in the first so many bytes of an object, unless it has very many moments.
+const LABEL_BYTES: u64 = 128 << 10;
+
+fn kind(piece: Piece) -> &'static str {
+    match piece {
+        Piece::Snapshot => "snapshot",
+        Piece::Segment => "segment",
+    }
+}

@@ -1,0 +1,63 @@
+//! What SQL may say about an archive, and where its store is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::store::Store;
+use super::tree::Tree;
+use crate::error::{Error, Result};
+use crate::options::Options;
+
+/// Options of every function that names an archive.
+#[derive(Clone, Debug, Default)]
+pub struct ArchiveOptions {
+    /// S3: the server's URL; none: Amazon's of the region.
+    pub endpoint: Option<String>,
+    /// S3: the region; none: `AWS_REGION`, `AWS_DEFAULT_REGION`, else `us-east-1`.
+    pub region: Option<String>,
+    /// S3: the bucket in the path of the URL and not in its host; none: as the endpoint suggests.
+    pub path_style: Option<bool>,
+    /// S3: none: `AWS_ACCESS_KEY_ID`.
+    pub access_key_id: Option<String>,
+    /// S3: none: `AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: Option<String>,
+    /// S3: none: `AWS_SESSION_TOKEN`.
+    pub session_token: Option<String>,
+    /// S3: a PEM file with the roots to trust for https, instead of the public ones.
+    pub ca: Option<PathBuf>,
+    /// How new objects are named.
+    pub tree: Tree,
+    /// Who can read what is written: age public keys. Empty: everybody, nothing is encrypted.
+    pub age_recipients: Vec<String>,
+    /// What reads encrypted objects: age secret keys.
+    pub age_identities: Vec<String>,
+}
+
+impl ArchiveOptions {
+    /// Takes an archive's options out of a call's.
+    pub fn take(options: &mut Options) -> Result<ArchiveOptions> {
+        let tree = options.opt_str("layout")?.map(|text| text.parse()).transpose()?;
+        Ok(ArchiveOptions {
+            endpoint: options.opt_str("endpoint")?,
+            region: options.opt_str("region")?,
+            path_style: options.opt_bool("path_style")?,
+            access_key_id: options.opt_str("access_key_id")?,
+            secret_access_key: options.opt_str("secret_access_key")?,
+            session_token: options.opt_str("session_token")?,
+            ca: options.opt_str("ca")?.map(PathBuf::from),
+            tree: tree.unwrap_or_default(),
+            age_recipients: options.opt_strs("age_recipients")?,
+            age_identities: options.opt_strs("age_identities")?,
+        })
+    }
+
+    /// The store at `url`.
+    pub(super) fn store(&self, url: &str) -> Result<Arc<dyn Store>> {
+        Err(Error::usage(format!("{url}: no such store")))
+    }
+}
+
+/// Whether a URL is an archive's, and not an upstream's.
+pub fn is_archive_url(url: &str) -> bool {
+    url.starts_with("file:") || url.starts_with("s3:")
+}
