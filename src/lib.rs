@@ -15,6 +15,7 @@ pub mod walindex;
 
 pub mod host;
 pub mod registry;
+pub mod transport;
 
 pub mod archive;
 pub mod log;

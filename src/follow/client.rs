@@ -1,7 +1,7 @@
 //! The HTTP side of a follower: opens a stream, reads it in bounded pieces, posts acknowledgements.
 //!
 //! A [`Stream`] tells apart three things ureq's reader does not: bytes, no bytes yet, and the end.
-//! Out of scope: what the bytes mean (intake.rs), when to try again (worker.rs).
+//! Out of scope: what the bytes mean (session.rs), when to try again (worker.rs).
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ureq::config::Config;
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, BodyReader};
 
-use super::transport::{CONNECT_MAX, Dialer, Link, NoResolver};
 use super::url::{Resume, Upstream};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pos::Pos;
+use crate::transport::{CONNECT_MAX, Dialer, Link, NoResolver, Roots, read_roots};
 use crate::wal::PageSize;
 
 /// Bytes of stream held at once. A few hundred small records; a large record passes through.
@@ -37,7 +37,7 @@ pub struct Client {
     upstream: Upstream,
     follower: String,
     token: Option<String>,
-    roots: Option<Arc<Vec<ureq::tls::Certificate<'static>>>>,
+    roots: Option<Roots>,
 }
 
 impl Client {
@@ -55,7 +55,7 @@ impl Client {
                 "option \"token\": expected visible ASCII characters without spaces",
             ));
         }
-        let roots = ca.map(read_roots).transpose()?.map(Arc::new);
+        let roots = ca.map(|path| read_roots(path)).transpose()?;
         Ok(Self { upstream, follower, token, roots })
     }
 
@@ -257,22 +257,6 @@ impl Read for Stream {
         self.start += amount;
         Ok(amount)
     }
-}
-
-fn read_roots(path: &PathBuf) -> Result<Vec<ureq::tls::Certificate<'static>>> {
-    let what = || format!("cannot read the certificates in {}", path.display());
-    let text = std::fs::read(path).context(what)?;
-    let mut roots = Vec::new();
-    for item in parse_pem(&text) {
-        let item = item.map_err(|error| Error::usage(error.to_string())).context(what)?;
-        if let PemItem::Certificate(root) = item {
-            roots.push(root);
-        }
-    }
-    if roots.is_empty() {
-        return Err(Error::usage(format!("{} holds no PEM certificate", path.display())));
-    }
-    Ok(roots)
 }
 
 /// What an answer other than 200 means to the user.

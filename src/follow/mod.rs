@@ -1,7 +1,7 @@
 //! Follows an upstream: makes a database file a live read replica and keeps it one.
 //!
 //! ```text
-//! client, transport, url       bytes off the wire
+//! client, url                  bytes off the wire
 //! session, cursor              records in order, proved by the upstream's checksum chain
 //! replica, image, schema       into which file, the first snapshot, and another history's
 //! apply, found, frames, index  a WAL writer of its own under unmodified readers
@@ -28,7 +28,6 @@ mod replica;
 mod schema;
 mod session;
 mod shared;
-mod transport;
 mod url;
 mod worker;
 
@@ -41,6 +40,7 @@ use crate::error::{Error, ErrorKind, Result, lock};
 use crate::host::api::randomness;
 use crate::pos::{Generation, Pos};
 use crate::registry;
+use crate::transport::CONNECT_MAX;
 use crate::wal::PageSize;
 
 use apply::Applier;
@@ -49,7 +49,6 @@ use dir::ReplicaDir;
 use replica::Replica;
 use shared::Shared;
 pub use shared::covers;
-use transport::CONNECT_MAX;
 use url::Upstream;
 
 /// How long a stop waits for the threads to end: longer than looking up a host's name may take, the

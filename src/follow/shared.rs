@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::transport::Link;
 use crate::error::{Error, ErrorKind, lock};
 use crate::pos::{Pos, compare_pos};
+use crate::transport::Link;
 use crate::wal::PageSize;
 
 /// How long a wait for a follower that has ended takes, if it may.

@@ -143,6 +143,7 @@ const MAY_OPEN_FILES: &[(&str, &str)] = &[
     ("serve/", "certificates and keys"),
     ("databases/address.rs", "the address file in DB-litestream/"),
     ("archive/", "an archive's own files"),
+    ("transport.rs", "certificates"),
 ];
 
 /// See `locks::a_plain_open_and_close_loses_the_applications_commit` for what is at stake.

@@ -1,7 +1,8 @@
-//! The socket below a stream: a transport for ureq whose wait for input can be cut short.
+//! The socket below HTTP: a transport for ureq whose wait for input can be cut short.
 //!
 //! ureq's own transport blocks until bytes come. A follower must know when there are none: it then
-//! publishes what it has, heals the wal-index, and looks whether it is to stop. So:
+//! publishes what it has, heals the wal-index, and looks whether it is to stop; an archive must be
+//! let go of at once. So:
 //!
 //! * a wait for input ends with `WouldBlock` after [`Link::set_patience`]; ureq and rustls keep
 //!   their state over that error, and the read may be repeated;
@@ -12,7 +13,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,12 +21,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+use ureq::tls::{Certificate, PemItem, parse_pem};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use crate::error::lock;
+use crate::error::{self, Context, Error, lock};
 
 /// How long a connection may take to be made.
 pub const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -261,6 +263,26 @@ impl Transport for Wire {
     fn is_open(&mut self) -> bool {
         matches!(wait_ready(&self.socket, PollFlags::IN, Some(Duration::ZERO)), Ok(false))
     }
+}
+
+/// Certificates trusted for https.
+pub type Roots = Arc<Vec<Certificate<'static>>>;
+
+/// Reads the roots to trust from a PEM file.
+pub fn read_roots(path: &Path) -> error::Result<Roots> {
+    let what = || format!("cannot read the certificates in {}", path.display());
+    let text = std::fs::read(path).context(what)?;
+    let mut roots = Vec::new();
+    for item in parse_pem(&text) {
+        let item = item.map_err(|error| Error::usage(error.to_string())).context(what)?;
+        if let PemItem::Certificate(root) = item {
+            roots.push(root);
+        }
+    }
+    if roots.is_empty() {
+        return Err(Error::usage(format!("{} holds no PEM certificate", path.display())));
+    }
+    Ok(Arc::new(roots))
 }
 
 /// Whether the socket is ready, after waiting `wait` for that.
