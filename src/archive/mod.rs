@@ -12,7 +12,9 @@
 //! far the archive reaches at least.
 
 pub mod label;
+pub mod ltx;
 pub mod options;
+pub mod sink;
 pub mod store;
 pub mod tree;
 
