@@ -45,6 +45,16 @@ SELECT litestream_serve(':9090', '{"schema": "aux"}');
 SELECT litestream_follow('http://127.0.0.1:9090', '{"token": "x", "upstream": "y"}');
 SELECT litestream_follow('http://127.0.0.1:9090', '{"overwrite": 2}');
 
+-- Tables that reach beyond the database.
+SELECT count(*) FROM litestream_snapshots(NULL);
+SELECT count(*) FROM litestream_snapshots(7);
+SELECT count(*) FROM litestream_snapshots('s3://bucket', 7);
+SELECT count(*) FROM litestream_snapshots('s3://bucket', '{"bucket": "x"}');
+SELECT count(*) FROM litestream_generations WHERE options = '{}';
+CREATE VIEW spy AS SELECT * FROM litestream_wal_segments('s3://bucket');
+SELECT * FROM spy;
+DROP VIEW spy;
+
 -- A database nobody serves and that follows nothing.
 CREATE TABLE mine(x);
 SELECT litestream_sync();

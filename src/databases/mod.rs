@@ -296,6 +296,11 @@ impl Database {
         lock(&self.work).addresses.iter().map(|address| address.url()).collect()
     }
 
+    /// The archives it is replicated to.
+    pub fn archives(&self) -> Vec<(String, crate::archive::ArchiveOptions)> {
+        Vec::new()
+    }
+
     /// What its followers see.
     pub fn served_here(&self) -> Option<Arc<Served>> {
         lock(&self.work).served.clone()

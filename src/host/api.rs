@@ -98,6 +98,7 @@ routines! {
     value_int64: unsafe extern "C" fn(*mut sqlite3_value) -> i64,
     value_text: unsafe extern "C" fn(*mut sqlite3_value) -> *const c_uchar,
     value_type: unsafe extern "C" fn(*mut sqlite3_value) -> c_int,
+    vtab_config: unsafe extern "C" fn(*mut sqlite3, c_int, ...) -> c_int,
     wal_checkpoint_v2: unsafe extern "C" fn(
         *mut sqlite3,
         *const c_char,

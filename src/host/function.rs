@@ -74,7 +74,12 @@ pub struct Args<'a> {
     values: &'a [*mut sqlite3_value],
 }
 
-impl Args<'_> {
+impl<'a> Args<'a> {
+    /// Values SQLite has passed, for as long as it lets us look at them.
+    pub(super) fn new(api: &'static Api, values: &'a [*mut sqlite3_value]) -> Self {
+        Args { api, values }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.values.len()
@@ -206,7 +211,7 @@ fn call(
     // SAFETY: the connection is busy with the statement that calls us, on this thread, until we
     // return.
     let caller = unsafe { Caller::new(api, db) };
-    let answer = guard(name, || body(&caller, &Args { api, values }));
+    let answer = guard(name, || body(&caller, &Args::new(api, values)));
     // Its nested statement ends before the call does.
     drop(caller);
     // SAFETY: the context is live until we return.

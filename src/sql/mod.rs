@@ -4,6 +4,7 @@
 //! view, a trigger) cannot open ports, contact hosts or write files. Everything acts on the calling
 //! connection's `main` database unless the option `"schema"` names another.
 
+mod archives;
 mod follow;
 mod inspect;
 mod serve;
@@ -51,5 +52,6 @@ pub fn register(db: &Registrar) -> Result<()> {
             define(db, name, arguments, flags, *body)?;
         }
     }
+    archives::ALL.iter().try_for_each(|table| define_table(db, table))?;
     tables::ALL.iter().try_for_each(|table| define_table(db, table))
 }

@@ -1,7 +1,6 @@
 //! The tables: each row source copies what it shows, so a scan holds nothing.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::databases::{self, Database};
 use crate::error::Result;
@@ -9,58 +8,14 @@ use crate::files::with_suffix;
 use crate::host::caller::Caller;
 use crate::host::function::Answer;
 use crate::host::table::TableDef;
-use crate::log::Log;
 use crate::registry;
 
-use super::target::known_path;
 use super::time;
 
 type Rows = Result<Vec<Vec<Answer>>>;
 
-/// The archive column for the log beside the database.
-const LOCAL: &str = "local";
-
-/// Every table, in the order of the documentation.
-pub(super) static ALL: [TableDef; 6] = [
-    TableDef {
-        name: "litestream_snapshots",
-        columns: &[
-            "replica TEXT",
-            "generation TEXT",
-            "idx INTEGER",
-            "size INTEGER",
-            "created_at TEXT",
-            "pos TEXT",
-        ],
-        rows: snapshots,
-    },
-    TableDef {
-        name: "litestream_wal_segments",
-        columns: &[
-            "replica TEXT",
-            "generation TEXT",
-            "idx INTEGER",
-            "\"offset\" INTEGER",
-            "size INTEGER",
-            "created_at TEXT",
-            "pos TEXT",
-        ],
-        rows: wal_segments,
-    },
-    TableDef {
-        name: "litestream_generations",
-        columns: &[
-            "replica TEXT",
-            "generation TEXT",
-            "current INTEGER",
-            "start TEXT",
-            "\"end\" TEXT",
-            "snapshots INTEGER",
-            "segments INTEGER",
-            "size INTEGER",
-        ],
-        rows: generations,
-    },
+/// Every table but those of archives.rs, in the order of the documentation.
+pub(super) static ALL: [TableDef; 3] = [
     TableDef {
         name: "litestream_databases",
         columns: &[
@@ -99,66 +54,12 @@ pub(super) static ALL: [TableDef; 6] = [
     },
 ];
 
-fn integer(number: impl TryInto<i64>) -> Answer {
+pub(super) fn integer(number: impl TryInto<i64>) -> Answer {
     Answer::Integer(number.try_into().unwrap_or(i64::MAX))
 }
 
 fn shown(path: &Path) -> Answer {
     Answer::Text(path.to_string_lossy().into_owned())
-}
-
-/// The log beside the calling connection's `main` database, if it is captured here.
-fn local_log(caller: &Caller) -> Result<Option<Arc<Log>>> {
-    let Some(path) = known_path(caller)? else { return Ok(None) };
-    let capture = databases::find(&path).and_then(|database| database.capture());
-    Ok(capture.map(|capture| Arc::clone(capture.log())))
-}
-
-fn snapshots(caller: &Caller) -> Rows {
-    let Some(log) = local_log(caller)? else { return Ok(Vec::new()) };
-    let row = |info: crate::info::SnapshotInfo| {
-        vec![
-            LOCAL.into(),
-            info.generation.to_string().into(),
-            integer(info.index.get()),
-            integer(info.size),
-            time::text(info.created_at),
-            info.pos().to_string().into(),
-        ]
-    };
-    Ok(log.snapshots().into_iter().map(row).collect())
-}
-
-fn wal_segments(caller: &Caller) -> Rows {
-    let Some(log) = local_log(caller)? else { return Ok(Vec::new()) };
-    let row = |info: crate::info::WalSegmentInfo| {
-        vec![
-            LOCAL.into(),
-            info.generation.to_string().into(),
-            integer(info.index.get()),
-            integer(info.offset.get()),
-            integer(info.size),
-            time::text(info.created_at),
-            info.pos().to_string().into(),
-        ]
-    };
-    Ok(log.segments().into_iter().map(row).collect())
-}
-
-fn generations(caller: &Caller) -> Rows {
-    let Some(log) = local_log(caller)? else { return Ok(Vec::new()) };
-    let (Some(start), Some(end)) = (log.start(), log.position()) else { return Ok(Vec::new()) };
-    let totals = log.totals();
-    Ok(vec![vec![
-        LOCAL.into(),
-        end.generation.to_string().into(),
-        Answer::Integer(1),
-        start.to_string().into(),
-        end.to_string().into(),
-        integer(totals.snapshots),
-        integer(totals.segments),
-        integer(totals.size),
-    ]])
 }
 
 fn all_databases(_: &Caller) -> Rows {
