@@ -11,6 +11,7 @@
 //! segments of an index follow each other, a finished index has an end, and the position says how
 //! far the archive reaches at least.
 
+pub mod hold;
 pub mod label;
 pub mod ltx;
 pub mod options;
@@ -26,6 +27,7 @@ use std::time::SystemTime;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::info::{SnapshotInfo, WalSegmentInfo};
 use crate::pos::{Generation, Index, Offset, Pos, parse_offset};
+pub use hold::{Hold, hold};
 use label::{Label, Moment, Piece};
 pub use options::ArchiveOptions;
 use store::{Object, Put, Store};
