@@ -11,6 +11,8 @@
 //! segments of an index follow each other, a finished index has an end, and the position says how
 //! far the archive reaches at least.
 
+mod file;
+mod folder;
 pub mod hold;
 pub mod label;
 pub mod ltx;
@@ -18,6 +20,7 @@ pub mod options;
 pub mod sink;
 pub mod store;
 pub mod tree;
+mod url;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::file::FileStore;
 use super::store::Store;
 use super::tree::Tree;
+use super::url::shown;
 use crate::error::{Error, Result};
 use crate::options::Options;
 
@@ -53,7 +55,11 @@ impl ArchiveOptions {
 
     /// The store at `url`.
     pub(super) fn store(&self, url: &str) -> Result<Arc<dyn Store>> {
-        Err(Error::usage(format!("{url}: no such store")))
+        if url.starts_with("file:") {
+            return Ok(Arc::new(FileStore::new(url)?));
+        }
+        let expected = "expected file:///FOLDER or s3://BUCKET/PREFIX";
+        Err(Error::usage(format!("invalid archive {}: {expected}", shown(url))))
     }
 }
 

@@ -13,6 +13,7 @@ mod scenario;
 mod shell;
 
 pub use kit::*;
+#[allow(unused_imports, reason = "each test program uses its own part of this")]
 pub use scenario::*;
 #[allow(unused_imports, reason = "not every test program needs a shell")]
 pub use shell::Shell;
