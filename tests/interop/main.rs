@@ -1,0 +1,19 @@
+//! Archives across programs: stock Litestream 0.3 and 0.5, as released, and this library.
+//!
+//! | written by       | read by                       | where                    |
+//! |------------------|-------------------------------|--------------------------|
+//! | 0.5 (LTX files)  | us, and 0.5 for comparison    | five.rs                  |
+//! | us, layout v0.3  | 0.3 and 0.5                   | ours.rs                  |
+//!
+//! The releases run as processes beside an application that writes; they are asked to end, and
+//! killed with the test. Databases are compared by all they hold, and byte by byte where two
+//! programs restore one archive.
+#![allow(missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod data;
+mod five;
+mod ours;
+mod stock;
