@@ -19,6 +19,7 @@ pub mod transport;
 
 pub mod archive;
 pub mod log;
+pub mod restore;
 
 pub mod capture;
 pub mod follow;

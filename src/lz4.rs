@@ -16,6 +16,7 @@
 //! frame without a dictionary. A frame counts as whole if and only if its end mark has been seen,
 //! its sizes and checksums agree, and nothing follows it.
 
+mod blocks;
 mod decode;
 
 use std::hash::Hasher;
@@ -26,6 +27,7 @@ use twox_hash::XxHash32;
 
 use crate::error::{Error, Result};
 
+pub use blocks::{Content, FrameEnd, StoredBlock, StoredBlocks};
 pub use decode::{Decoder, decompress};
 
 const MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];

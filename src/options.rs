@@ -105,6 +105,11 @@ impl Options {
         }
     }
 
+    /// Anything, for a caller that knows more kinds of values than there are here.
+    pub fn opt_value(&mut self, key: &'static str) -> Option<Value> {
+        self.take(key)
+    }
+
     /// Fails if an option is left that nobody took.
     pub fn finish(mut self) -> Result<()> {
         let Some(key) = self.values.keys().next() else { return Ok(()) };
@@ -172,7 +177,8 @@ fn duplicate_key(text: &str) -> Option<String> {
     None
 }
 
-fn unexpected(key: &str, allowed: &str, found: &Value) -> Error {
+/// An option whose value is not `allowed`.
+pub fn unexpected(key: &str, allowed: &str, found: &Value) -> Error {
     Error::usage(format!("option \"{key}\": expected {allowed}, got {}", shown(found)))
 }
 

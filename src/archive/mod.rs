@@ -17,6 +17,7 @@ pub mod hold;
 pub mod label;
 pub mod ltx;
 pub mod options;
+pub mod plan;
 pub mod sink;
 pub mod store;
 pub mod tree;

@@ -90,10 +90,10 @@ impl<R: Read> Read for Decoder<R> {
 
 /// What a frame's descriptor says.
 #[derive(Clone, Copy)]
-struct Descriptor {
-    flags: u8,
-    block_size: usize,
-    content_size: Option<u64>,
+pub(super) struct Descriptor {
+    pub(super) flags: u8,
+    pub(super) block_size: usize,
+    pub(super) content_size: Option<u64>,
 }
 
 /// The blocks of a frame, one after the other.
@@ -216,7 +216,7 @@ fn expand(
     Ok(())
 }
 
-fn read_descriptor(reader: &mut impl Read, max: u64) -> Result<Descriptor> {
+pub(super) fn read_descriptor(reader: &mut impl Read, max: u64) -> Result<Descriptor> {
     let magic = read_array(reader)?;
     if magic != MAGIC {
         let found = u32::from_be_bytes(magic);
@@ -263,7 +263,7 @@ fn too_large(max: u64) -> Error {
     Error::corrupt(format!("LZ4 frame has more than the {max} bytes of content allowed"))
 }
 
-fn read_array<const N: usize>(reader: &mut impl Read) -> Result<[u8; N]> {
+pub(super) fn read_array<const N: usize>(reader: &mut impl Read) -> Result<[u8; N]> {
     let mut bytes = [0; N];
     match reader.read_exact(&mut bytes) {
         Ok(()) => Ok(bytes),
@@ -275,7 +275,7 @@ fn read_array<const N: usize>(reader: &mut impl Read) -> Result<[u8; N]> {
 }
 
 /// Appends `len` bytes to `out`, without believing that there are so many.
-fn read_bytes(reader: &mut impl Read, len: usize, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn read_bytes(reader: &mut impl Read, len: usize, out: &mut Vec<u8>) -> Result<()> {
     let read = reader.take(len as u64).read_to_end(out);
     if read.context(|| "cannot read LZ4 frame".to_owned())? < len {
         return Err(cut_short());

@@ -7,6 +7,7 @@
 mod archives;
 mod follow;
 mod inspect;
+mod restore;
 mod serve;
 mod steer;
 mod tables;
@@ -22,9 +23,10 @@ use crate::host::table::define_table;
 type Entry = (&'static str, i32, i32, Body);
 
 /// Functions with effects, or answers that change from call to call.
-const ACTING: [Entry; 14] = [
+const ACTING: [Entry; 15] = [
     ("litestream_serve", 1, 2, serve::serve),
     ("litestream_follow", 1, 2, follow::follow),
+    ("litestream_restore", 2, 3, restore::restore),
     ("litestream_stop", 0, 1, steer::stop),
     ("litestream_promote", 0, 0, follow::promote),
     ("litestream_run", 0, 0, steer::run),

@@ -2,6 +2,10 @@
 
 use std::time::SystemTime;
 
+use jiff::Timestamp;
+use jiff::civil::{DateTime, ISOWeekDate};
+use jiff::tz::TimeZone;
+
 use crate::host::function::Answer;
 
 /// `2026-11-22T13:07:55.123Z`.
@@ -9,10 +13,61 @@ pub(super) fn text(time: SystemTime) -> Answer {
     Answer::Text(humantime::format_rfc3339_millis(time).to_string())
 }
 
+/// An ISO 8601 date, or date and time, with an offset from UTC or in UTC. A date alone is its
+/// first moment. `None` if it is none, or before 1970.
+pub(super) fn parse(text: &str) -> Option<SystemTime> {
+    let text = text.trim();
+    let utc = |time: DateTime| time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
+    let week = || text.parse::<ISOWeekDate>().ok().map(|week| week.date().at(0, 0, 0, 0));
+    let stamp = match text.parse::<Timestamp>() {
+        Ok(stamp) => stamp,
+        Err(_) => utc(text.parse::<DateTime>().ok().or_else(week)?)?,
+    };
+    let time = SystemTime::from(stamp);
+    (time >= SystemTime::UNIX_EPOCH).then_some(time)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn times_as_people_write_them() {
+        let check = |text: &str, expected: &str| {
+            let found = parse(text).map(|time| humantime::format_rfc3339_micros(time).to_string());
+            assert_eq!(found.as_deref(), Some(expected), "{text}");
+        };
+        let ten = "2026-11-22T10:00:00.000000Z";
+        for text in [
+            "2026-11-22T10:00:00Z",
+            "2026-11-22T10:00:00z",
+            " 2026-11-22 10:00:00 ",
+            "2026-11-22T10:00:00",
+            "2026-11-22T10:00",
+            "2026-11-22 10:00",
+            "2026-11-22T10:00Z",
+            "2026-11-22T12:00:00+02:00",
+            "2026-11-22T12:00:00+0200",
+            "2026-11-22T12:00:00+02",
+            "2026-11-22 04:30:00-05:30",
+            "20261122T100000Z",
+            "20261122T120000+0200",
+            "2026-11-22T11:00:00+01:00[Europe/Berlin]",
+            "2026-11-22T10:00:00.000Z",
+            "2026-11-22T10:00:00,000Z",
+        ] {
+            check(text, ten);
+        }
+        check("2026-11-22T10:00:00.123456789Z", "2026-11-22T10:00:00.123456Z");
+        check("2026-11-22 10:00:00.5", "2026-11-22T10:00:00.500000Z");
+        check("2026-11-22", "2026-11-22T00:00:00.000000Z");
+        check("20261122", "2026-11-22T00:00:00.000000Z");
+        check("2026-W47-7", "2026-11-22T00:00:00.000000Z");
+        for text in ["", "now", "10:00:00", "2026-13-01", "2026-11-22T25:00", "1969-12-31", "1.5"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn milliseconds_and_zulu() {

@@ -143,6 +143,7 @@ const MAY_OPEN_FILES: &[(&str, &str)] = &[
     ("serve/", "certificates and keys"),
     ("databases/address.rs", "the address file in DB-litestream/"),
     ("archive/", "an archive's own files"),
+    ("restore/", "the new database, which nobody else has open, and files without a name"),
     ("transport.rs", "certificates"),
 ];
 

@@ -1,0 +1,10 @@
+//! `litestream_restore`: what comes out of an archive is what the primary was, or an error.
+#![allow(missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod support;
+
+mod states;
