@@ -55,7 +55,7 @@ pub(super) fn begin(shared: &Shared) -> Result<Begun> {
     {
         Some(tip) => match prove(&door, &pin, tip)? {
             Ok(frame) if shared.log.damage().is_none() => (tip, frame, false),
-            Ok(_) => begin_generation(shared, &door, "a file of the log is damaged"),
+            Ok(_) => begin_generation(shared, &door, "the log was given up"),
             Err(why) => begin_generation(shared, &door, why),
         },
         None => begin_generation(shared, &door, "the log is empty"),

@@ -159,7 +159,8 @@ impl Log {
 
     /// Deletes the oldest indexes while the files of all segments exceed `bytes_max`: never the
     /// newest snapshot or anything after it, and nothing a follower still reads unless the log is
-    /// four times over its bound (that follower starts again from the snapshot).
+    /// four times over its bound (that follower starts again from the snapshot), and nothing an
+    /// archive has a claim on.
     pub fn trim(&self, bytes_max: u64) -> Result<()> {
         let mut unsynced = lock(&self.flusher);
         while let Some(index) = self.next_victim(bytes_max) {
@@ -179,14 +180,16 @@ impl Log {
     }
 
     fn next_victim(&self, bytes_max: u64) -> Option<Index> {
-        let state = lock(&self.state);
-        let newest = *state.snapshots.keys().next_back()?;
-        let bytes: u64 = state.disk.values().flatten().map(|stored| stored.size).sum();
-        let oldest = *state.disk.keys().next()?;
-        let leased = state.leases.values().min().is_some_and(|index| *index <= oldest);
-        let gone = oldest < newest && bytes > bytes_max;
-        let spared = leased && bytes <= bytes_max.saturating_mul(4);
-        (gone && !spared).then_some(oldest)
+        let (oldest, gone) = {
+            let state = lock(&self.state);
+            let newest = *state.snapshots.keys().next_back()?;
+            let bytes: u64 = state.disk.values().flatten().map(|stored| stored.size).sum();
+            let oldest = *state.disk.keys().next()?;
+            let leased = state.leases.values().min().is_some_and(|index| *index <= oldest);
+            let spared = leased && bytes <= bytes_max.saturating_mul(4);
+            (oldest, oldest < newest && bytes > bytes_max && !spared)
+        };
+        (gone && !self.is_claimed(oldest)).then_some(oldest)
     }
 
     /// Snapshots that cannot be used (their index is gone) or are not needed (a newer one is

@@ -4,6 +4,7 @@
 //! |---------------------------------------------|------------------------------------------------------|
 //! | `generation`                                | name of the current generation, newline              |
 //! | `lock`                                      | empty; its POSIX lock names the one capturing process|
+//! | `archives/`                                 | what each archive was sent last, see `replicate/note`|
 //! | `generations/G/snapshots/INDEX.snapshot.lz4`| the database file at the start of that index         |
 //! | `generations/G/wal/INDEX/OFFSET.wal.lz4`    | WAL bytes from OFFSET, one LZ4 frame                 |
 //! | `generations/G/wal/INDEX/end`               | of a finished index: the offset where it ends        |
@@ -24,6 +25,7 @@ use crate::pos::{Generation, Index, Offset, Pos};
 /// Paths of one database's log, and the owner and mode its files get.
 #[derive(Clone, Debug)]
 pub struct Layout {
+    database: PathBuf,
     root: PathBuf,
     mode: u32,
     owner: (u32, u32),
@@ -36,10 +38,16 @@ impl Layout {
         let meta = fs::metadata(database)
             .context(|| format!("cannot read the mode of {}", database.display()))?;
         Ok(Layout {
+            database: database.to_owned(),
             root: meta_dir(database),
             mode: meta.permissions().mode() & 0o777,
             owner: (meta.uid(), meta.gid()),
         })
+    }
+
+    /// The database file.
+    pub fn database(&self) -> &Path {
+        &self.database
     }
 
     /// `DB-litestream`.

@@ -28,6 +28,7 @@ impl Log {
             changed: Condvar::new(),
             flusher: Mutex::default(),
             syncing: Mutex::default(),
+            claims: Mutex::default(),
         }
     }
 

@@ -11,13 +11,14 @@
 //! | `State::end`, `tail`   | capture              | `Log::state`               | anyone, by copy    |
 //! | segment, snapshot files| whoever flushes      | `Log::flusher` (write-once)| sessions           |
 //! | `State::disk`          | whoever flushes      | `flusher`, then `state`    | sessions           |
-//! | deletion of an index   | `Log::trim`          | `flusher`, then `state`, and no lease at or below it | |
+//! | deletion of an index   | `Log::trim`          | `flusher`, then `state`, and no lease or claim at or below it | |
 //!
 //! `state` is never held over a file operation, `flusher` never over a sync; `syncing` is, and is
 //! taken before `flusher`. A generation has no gap: a segment is written only
 //! after every earlier one is in its file, and an index is begun on disk only after the one before
 //! is synced.
 
+mod claim;
 mod flush;
 pub mod layout;
 mod load;
@@ -30,6 +31,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+pub use claim::Claim;
 pub use flush::Pack;
 pub use load::{NewestWal, newest_wal};
 pub use reader::{Item, Large, Start, Subscription};
@@ -61,6 +63,7 @@ pub struct Log {
     changed: Condvar,
     flusher: Mutex<flush::Unsynced>,
     syncing: Mutex<()>,
+    claims: Mutex<BTreeMap<u64, claim::Wanted>>,
 }
 
 #[derive(Default)]
@@ -205,13 +208,17 @@ impl Log {
         lock(&self.state).tip.map(|tip| tip.pos.generation)
     }
 
-    /// Waits until history reaches past `pos` (or changes generation, or closes) or `wait` is over.
-    pub fn wait_past(&self, pos: Pos, wait: Duration) -> bool {
+    /// Waits until history reaches past `pos` (or changes generation, or closes) or `wait` is over,
+    /// or [`Log::wake`] finds `cut` true.
+    pub fn wait_past(&self, pos: Pos, wait: Duration, cut: &dyn Fn() -> bool) -> bool {
         let deadline = Instant::now() + wait;
         let mut state = lock(&self.state);
         loop {
             if state.closed || state.tip.is_none_or(|tip| after(tip.pos, pos)) {
                 return true;
+            }
+            if cut() {
+                return false;
             }
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 return false;
@@ -221,6 +228,13 @@ impl Log {
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
+    }
+
+    /// Lets whoever waits for new history look whether something else is wanted of it.
+    pub fn wake(&self) {
+        // Taken, so that nobody is between looking and waiting.
+        drop(lock(&self.state));
+        self.changed.notify_all();
     }
 
     /// Ends every subscription.
@@ -265,6 +279,21 @@ impl Log {
         let state = lock(&self.state);
         let newest = state.snapshots.keys().next_back();
         state.tip.is_some_and(|tip| newest == Some(&tip.pos.index))
+    }
+
+    /// The newest snapshot, if it is of the current generation: all that followers begin with.
+    pub fn newest_snapshot(&self) -> Option<Snapshot> {
+        lock(&self.state).snapshots.values().next_back().cloned()
+    }
+
+    /// Whether all of an index of the current generation is held.
+    pub fn holds(&self, index: Index) -> bool {
+        lock(&self.state).holds(index)
+    }
+
+    /// Ends this generation, because somebody else has one of the same name and another content.
+    pub fn part(&self, why: &str) {
+        self.report_damage(&Error::new(ErrorKind::GenerationChanged, why));
     }
 
     /// The oldest position held.

@@ -131,6 +131,11 @@ impl Subscription {
     /// The next thing to send; waits at most `wait` for something new. An error of kind
     /// `GenerationChanged` ends the connection: the follower's next one starts from a snapshot.
     pub fn next(&mut self, wait: Duration) -> Result<Item> {
+        self.next_unless(wait, &|| false)
+    }
+
+    /// The same; [`Item::Idle`] at once if [`Log::wake`] finds `cut` true.
+    pub fn next_unless(&mut self, wait: Duration, cut: &dyn Fn() -> bool) -> Result<Item> {
         if let Some(snapshot) = self.snapshot.take() {
             snapshot.check().map_err(|error| self.unreadable(&snapshot, error))?;
             return Ok(Item::Snapshot(snapshot));
@@ -143,7 +148,7 @@ impl Subscription {
                 return Ok(item);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || !self.log.wait_past(seen, left) {
+            if left.is_zero() || !self.log.wait_past(seen, left, cut) {
                 return Ok(Item::Idle);
             }
         }
@@ -242,7 +247,7 @@ impl Read for LargeReader {
 
 impl State {
     /// Whether all of `index` is held, in files or in memory.
-    fn holds(&self, index: Index) -> bool {
+    pub(super) fn holds(&self, index: Index) -> bool {
         self.disk.contains_key(&index)
             || self.tip.is_some_and(|tip| tip.pos.index == index)
             || self.starts_in_tail(index)
