@@ -23,6 +23,7 @@ pub mod restore;
 
 pub mod capture;
 pub mod follow;
+pub mod replicate;
 pub mod serve;
 
 pub mod databases;

@@ -4,10 +4,10 @@
 //! |------------|------------------------------|----------------|
 //! | `ARCHIVES` | readers, and whoever deletes | itself, briefly|
 //!
-//! A [`Hold`] is taken before the archive is listed and kept until the last object was read. Nothing
-//! is deleted meanwhile, and a deletion that is under way when it is taken is waited for. Other
-//! processes know nothing of it: against them stands the time between an object's last use and its
-//! deletion.
+//! A [`Hold`] is taken before the archive is listed and kept until the last object was read.
+//! Nothing is deleted meanwhile, and a deletion that is under way when it is taken is waited for.
+//! Other processes know nothing of it: against them stands the time between an object's last use
+//! and its deletion.
 
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex};

@@ -71,6 +71,21 @@ pub struct Listing {
     pub position: Option<Pos>,
 }
 
+/// One thing in a generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A snapshot.
+    Snapshot(SnapshotObject),
+    /// A segment.
+    Segment(SegmentObject),
+    /// An index is finished and ends here.
+    End(Pos),
+    /// The same, told by the content of this object.
+    EndFile(Index, String),
+    /// The note of how far it reaches.
+    Position,
+}
+
 /// An object being read.
 pub struct Opened {
     /// What it says of itself; none from other makers.
@@ -108,6 +123,34 @@ impl Archive {
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
+    /// Hands everything it holds of a generation to `each`, as it is listed: snapshots first, each
+    /// tree of names in order. However much there is, little memory is needed.
+    pub fn each(
+        &self,
+        generation: Generation,
+        each: &mut dyn FnMut(Entry) -> Result<()>,
+    ) -> Result<()> {
+        self.store.list(&tree::folder(generation), &mut |object: Object| {
+            let Object { key, size, modified: created_at } = object;
+            match tree::parse(generation, &key) {
+                Some(Name::Snapshot(index, tree)) => {
+                    let info = SnapshotInfo { generation, index, size, created_at };
+                    each(Entry::Snapshot(SnapshotObject { info, tree }))
+                }
+                Some(Name::Segment(index, offset, tree)) => {
+                    let info = WalSegmentInfo { generation, index, offset, size, created_at };
+                    each(Entry::Segment(SegmentObject { info, tree }))
+                }
+                Some(Name::End(index, offset)) => {
+                    each(Entry::End(Pos { generation, index, offset }))
+                }
+                Some(Name::EndFile(index)) => each(Entry::EndFile(index, key)),
+                Some(Name::Position) => each(Entry::Position),
+                None => Ok(()),
+            }
+        })
+    }
+
     /// Everything it holds of a generation.
     pub fn list(&self, generation: Generation) -> Result<Listing> {
         let mut listing = Listing {
@@ -118,23 +161,13 @@ impl Archive {
             position: None,
         };
         let (mut end_files, mut has_position) = (Vec::new(), false);
-        self.store.list(&tree::folder(generation), &mut |object: Object| {
-            let Object { key, size, modified: created_at } = object;
-            match tree::parse(generation, &key) {
-                Some(Name::Snapshot(index, tree)) => {
-                    let info = SnapshotInfo { generation, index, size, created_at };
-                    listing.snapshots.push(SnapshotObject { info, tree });
-                }
-                Some(Name::Segment(index, offset, tree)) => {
-                    let info = WalSegmentInfo { generation, index, offset, size, created_at };
-                    listing.segments.push(SegmentObject { info, tree });
-                }
-                Some(Name::End(index, offset)) => {
-                    listing.ends.insert(index, offset);
-                }
-                Some(Name::EndFile(index)) => end_files.push((index, key)),
-                Some(Name::Position) => has_position = true,
-                None => {}
+        self.each(generation, &mut |entry| {
+            match entry {
+                Entry::Snapshot(snapshot) => listing.snapshots.push(snapshot),
+                Entry::Segment(segment) => listing.segments.push(segment),
+                Entry::End(end) => drop(listing.ends.insert(end.index, end.offset)),
+                Entry::EndFile(index, key) => end_files.push((index, key)),
+                Entry::Position => has_position = true,
             }
             Ok(())
         })?;

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 
 /// Options of every function that names an archive.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ArchiveOptions {
     /// S3: the server's URL; none: Amazon's of the region.
     pub endpoint: Option<String>,

@@ -9,6 +9,7 @@
 //! SQLite and sockets; everything else takes only `work`, for as long as a copy takes.
 
 mod address;
+mod archives;
 mod numbers;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,8 @@ use crate::pos::Pos;
 use crate::registry::{self, Level};
 use crate::serve::{self, ServeOptions, Served};
 use address::Address;
+use archives::Archives;
+pub use archives::{ReplicateRequest, archives, replicate, snapshot, sync};
 use numbers::Numbers;
 
 static DATABASES: Mutex<BTreeMap<PathBuf, Arc<Database>>> = Mutex::new(BTreeMap::new());
@@ -34,6 +37,7 @@ const INTERRUPT_POLL: Duration = Duration::from_millis(20);
 pub struct Database {
     /// Canonical.
     pub path: PathBuf,
+    archives: Arc<Archives>,
     steering: Mutex<()>,
     work: Mutex<Work>,
 }
@@ -63,11 +67,13 @@ pub struct ServeRequest {
 /// Which work to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// Serving, and the capture that feeds it.
+    /// Serving.
     Serve,
     /// Following.
     Follow,
-    /// Both.
+    /// Archiving.
+    Replicate,
+    /// All of it.
     All,
 }
 
@@ -85,6 +91,7 @@ fn find_or_add(path: &Path) -> Arc<Database> {
     let add = || {
         Arc::new(Database {
             path: path.to_owned(),
+            archives: Arc::default(),
             steering: Mutex::new(()),
             work: Mutex::default(),
         })
@@ -97,11 +104,7 @@ fn find_or_add(path: &Path) -> Arc<Database> {
 pub fn serve(request: &ServeRequest, interrupted: &dyn Fn() -> bool) -> Result<String> {
     registry::check_fork()?;
     let path = &request.capture.path;
-    if follow::is_replica(path) {
-        let why = "this database is a replica; follow its upstream elsewhere, or make it an \
-                   ordinary database with litestream_promote() first";
-        return Err(Error::new(ErrorKind::Refused, why));
-    }
+    refuse_replica(path)?;
     let database = find_or_add(path);
     let (capture, address, started) = database.open_address(request)?;
     // Nothing is held meanwhile: litestream_stop ends this wait.
@@ -115,6 +118,15 @@ pub fn serve(request: &ServeRequest, interrupted: &dyn Fn() -> bool) -> Result<S
         registry::log(Level::Info, path, &format!("serves on {}", address.url()));
     }
     Ok(address.url())
+}
+
+fn refuse_replica(path: &Path) -> Result<()> {
+    if follow::is_replica(path) {
+        let why = "this database is a replica; follow its upstream elsewhere, or make it an \
+                   ordinary database with litestream_promote() first";
+        return Err(Error::new(ErrorKind::Refused, why));
+    }
+    Ok(())
 }
 
 /// Waits for the first snapshot. Time over is no error: the work goes on.
@@ -143,7 +155,7 @@ pub fn follow(
         let _one_at_a_time = lock(&database.steering);
         let mut work = lock(&database.work);
         if work.capture.is_some() {
-            let why = "this database is being served from here; litestream_stop('serve') first";
+            let why = "this database is served or archived from here; litestream_stop() first";
             return Err(Error::new(ErrorKind::Refused, why));
         }
         match &work.follower {
@@ -296,11 +308,6 @@ impl Database {
         lock(&self.work).addresses.iter().map(|address| address.url()).collect()
     }
 
-    /// The archives it is replicated to.
-    pub fn archives(&self) -> Vec<(String, crate::archive::ArchiveOptions)> {
-        Vec::new()
-    }
-
     /// What its followers see.
     pub fn served_here(&self) -> Option<Arc<Served>> {
         lock(&self.work).served.clone()
@@ -327,7 +334,7 @@ impl Database {
             address.require_same(&request.options)?;
             return Ok((capture, address, false));
         }
-        let (capture, started) = self.capture_for(request)?;
+        let (capture, started) = self.capture_for(&request.capture)?;
         match Address::open(&request.addr, &request.options, &capture, self.served()?) {
             Ok(address) => {
                 let address = Arc::new(address);
@@ -336,7 +343,7 @@ impl Database {
             }
             Err(error) => {
                 if started {
-                    self.stop_capture();
+                    self.stop_idle_capture();
                 }
                 Err(error)
             }
@@ -348,11 +355,12 @@ impl Database {
         let _one_at_a_time = lock(&self.steering);
         if self.capture().is_some_and(|current| Arc::ptr_eq(&current, capture)) {
             self.stop_serving();
+            self.stop_idle_capture();
         }
     }
 
     /// The running capture, or a new one.
-    fn capture_for(&self, request: &ServeRequest) -> Result<(Arc<Capture>, bool)> {
+    fn capture_for(&self, config: &CaptureConfig) -> Result<(Arc<Capture>, bool)> {
         let (capture, follower) = (self.capture(), self.follower());
         if follower.is_some() {
             let why = "this database follows an upstream; litestream_promote() first";
@@ -361,8 +369,8 @@ impl Database {
         if let Some(capture) = capture {
             return Ok((capture, false));
         }
-        let capture = Arc::new(Capture::start(request.capture.clone())?);
-        let numbers = Box::new(Numbers::new(Arc::clone(&capture)));
+        let capture = Arc::new(Capture::start(config.clone())?);
+        let numbers = Box::new(Numbers::new(Arc::clone(&capture), Arc::clone(&self.archives)));
         let served = Served::new(self.path.clone(), Arc::clone(capture.log()), numbers);
         let mut work = lock(&self.work);
         work.capture = Some(Arc::clone(&capture));
@@ -373,10 +381,13 @@ impl Database {
 
     fn stop(&self, what: What) -> Result<usize> {
         let _one_at_a_time = lock(&self.steering);
-        let serving = what != What::Follow && self.stop_serving();
-        let mut stopped = usize::from(serving);
-        let follower = self.follower().filter(|_| what != What::Serve);
-        if let Some(follower) = follower {
+        let asked = |kind: What| what == kind || what == What::All;
+        // Archives first: what is captured now still gets there.
+        let archiving = asked(What::Replicate) && self.stop_archives();
+        let serving = asked(What::Serve) && self.stop_serving();
+        self.stop_idle_capture();
+        let mut stopped = usize::from(serving) + usize::from(archiving);
+        if let Some(follower) = self.follower().filter(|_| asked(What::Follow)) {
             follower.stop()?;
             lock(&self.work).follower = None;
             stopped += 1;
@@ -389,21 +400,25 @@ impl Database {
 
     fn stop_serving(&self) -> bool {
         let addresses = std::mem::take(&mut lock(&self.work).addresses);
-        for address in addresses {
+        for address in &addresses {
             address.close();
         }
-        self.stop_capture()
+        !addresses.is_empty()
     }
 
-    fn stop_capture(&self) -> bool {
+    /// Ends capture if nobody needs it any more.
+    fn stop_idle_capture(&self) {
+        if !self.archives.all().is_empty() || !lock(&self.work).addresses.is_empty() {
+            return;
+        }
         let capture = {
             let mut work = lock(&self.work);
             work.served = None;
             work.capture.take()
         };
-        let Some(capture) = capture else { return false };
-        capture.stop();
-        true
+        if let Some(capture) = capture {
+            capture.stop();
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::archives::Archives;
 use crate::capture::{Capture, State};
 use crate::error::Result;
 use crate::files::with_suffix;
@@ -12,12 +13,13 @@ use crate::serve::{Metric, Report, count};
 /// What a captured database tells the server about itself.
 pub struct Numbers {
     capture: Arc<Capture>,
+    archives: Arc<Archives>,
 }
 
 impl Numbers {
-    /// Of this capture.
-    pub fn new(capture: Arc<Capture>) -> Numbers {
-        Numbers { capture }
+    /// Of this capture and what archives it.
+    pub fn new(capture: Arc<Capture>, archives: Arc<Archives>) -> Numbers {
+        Numbers { capture, archives }
     }
 }
 
@@ -29,7 +31,8 @@ impl Report for Numbers {
         let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
         let wal = with_suffix(self.capture.path(), "-wal");
         let pos = self.capture.log().position().unwrap_or_default();
-        vec![
+        let mut metrics = self.archives.metrics();
+        metrics.extend([
             Metric::gauge(
                 "litestream_db_size",
                 "Size of the database file, in bytes.",
@@ -86,7 +89,8 @@ impl Report for Numbers {
                 "Times capture started again after an error.",
                 read(&counters.errors),
             ),
-        ]
+        ]);
+        metrics
     }
 
     fn position(&self) -> Result<Option<Pos>> {

@@ -35,7 +35,7 @@ pub use claim::Claim;
 pub use flush::Pack;
 pub use load::{NewestWal, newest_wal};
 pub use reader::{Item, Large, Start, Subscription};
-pub use segment::{SEGMENT_BYTES_MAX, Segment, Stored, ends_in_commit};
+pub use segment::{SEGMENT_BYTES_MAX, Segment, Stored, ends_in_commit, last_frame_header};
 pub use snapshot::{Snapshot, SnapshotWriter};
 
 use crate::error::{Error, ErrorKind, Result, lock};

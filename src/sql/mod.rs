@@ -7,6 +7,7 @@
 mod archives;
 mod follow;
 mod inspect;
+mod replicate;
 mod restore;
 mod serve;
 mod steer;
@@ -23,15 +24,16 @@ use crate::host::table::define_table;
 type Entry = (&'static str, i32, i32, Body);
 
 /// Functions with effects, or answers that change from call to call.
-const ACTING: [Entry; 15] = [
+const ACTING: [Entry; 16] = [
     ("litestream_serve", 1, 2, serve::serve),
     ("litestream_follow", 1, 2, follow::follow),
+    ("litestream_replicate", 1, 2, replicate::replicate),
     ("litestream_restore", 2, 3, restore::restore),
     ("litestream_stop", 0, 1, steer::stop),
     ("litestream_promote", 0, 0, follow::promote),
     ("litestream_run", 0, 0, steer::run),
     ("litestream_snapshot", 0, 0, steer::snapshot),
-    ("litestream_sync", 0, 0, steer::sync),
+    ("litestream_sync", 0, 1, steer::sync),
     ("litestream_checkpoint", 0, 1, steer::checkpoint),
     ("litestream_pos", 0, 0, steer::pos),
     ("litestream_wait", 1, 2, steer::wait),

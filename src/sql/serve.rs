@@ -11,7 +11,7 @@ use crate::serve::{self, ServeOptions};
 use super::target::{Target, wait_ms};
 
 /// The bounds of the option `"log_bytes"`.
-const LOG_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 50);
+pub(super) const LOG_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 50);
 
 pub(super) fn serve(caller: &Caller, args: &Args) -> Result<Answer> {
     let addr = args.text_required(0, "an address such as ':9090'")?.to_owned();

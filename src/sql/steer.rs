@@ -16,6 +16,8 @@ use super::target::{WAIT_MS_MAX, known_path, main_path};
 
 /// Default timeout of `litestream_wait` and `litestream_wait_followers`, in milliseconds.
 const TIMEOUT_MS: u64 = 5000;
+/// How long `litestream_sync` waits for archives unless told otherwise.
+const SYNC_WAIT: Duration = Duration::from_secs(30);
 /// How long a snapshot or a checkpoint of our own may take.
 const LONG_WAIT: Duration = Duration::from_secs(600);
 /// The most followers one can wait for.
@@ -25,7 +27,7 @@ fn capture(caller: &Caller) -> Result<Arc<Capture>> {
     registry::check_fork()?;
     let path = main_path(caller)?;
     databases::find(&path).and_then(|database| database.capture()).ok_or_else(|| {
-        let why = format!("{} is not served by this process", path.display());
+        let why = format!("{} is not served or archived by this process", path.display());
         Error::new(ErrorKind::Refused, why)
     })
 }
@@ -71,15 +73,28 @@ fn timeout(args: &Args) -> Result<Duration> {
     if args.len() < 2 {
         return Ok(Duration::from_millis(TIMEOUT_MS));
     }
-    let wait = args.integer(1)?.and_then(|wait| u64::try_from(wait).ok());
+    milliseconds(args, 1)
+}
+
+fn milliseconds(args: &Args, at: usize) -> Result<Duration> {
+    let wait = args.integer(at)?.and_then(|wait| u64::try_from(wait).ok());
     let wait = wait.filter(|wait| *wait <= WAIT_MS_MAX).ok_or_else(|| {
-        Error::usage(format!("argument 2: expected a timeout in milliseconds, 0 to {WAIT_MS_MAX}"))
+        let number = at + 1;
+        Error::usage(format!(
+            "argument {number}: expected a timeout in milliseconds, 0 to {WAIT_MS_MAX}"
+        ))
     })?;
     Ok(Duration::from_millis(wait))
 }
 
-pub(super) fn sync(caller: &Caller, _: &Args) -> Result<Answer> {
-    Ok(Answer::from(capture(caller)?.sync()?.to_string()))
+pub(super) fn sync(caller: &Caller, args: &Args) -> Result<Answer> {
+    registry::check_fork()?;
+    let wait = match args.len() {
+        0 => SYNC_WAIT,
+        _ => milliseconds(args, 0)?,
+    };
+    let pos = databases::sync(&main_path(caller)?, wait, &|| caller.interrupted())?;
+    Ok(Answer::from(pos.to_string()))
 }
 
 fn patience(interrupted: &dyn Fn() -> bool) -> Patience<'_> {
@@ -87,7 +102,10 @@ fn patience(interrupted: &dyn Fn() -> bool) -> Patience<'_> {
 }
 
 pub(super) fn snapshot(caller: &Caller, _: &Args) -> Result<Answer> {
-    Ok(Answer::from(capture(caller)?.snapshot(&patience(&|| caller.interrupted()))?.to_string()))
+    registry::check_fork()?;
+    let path = main_path(caller)?;
+    let pos = databases::snapshot(&path, &patience(&|| caller.interrupted()))?;
+    Ok(Answer::from(pos.to_string()))
 }
 
 pub(super) fn checkpoint(caller: &Caller, args: &Args) -> Result<Answer> {
@@ -103,12 +121,14 @@ pub(super) fn checkpoint(caller: &Caller, args: &Args) -> Result<Answer> {
 pub(super) fn stop(caller: &Caller, args: &Args) -> Result<Answer> {
     let what = match args.len() {
         0 => What::All,
-        _ => match args.text_required(0, "'serve' or 'follow'")? {
+        _ => match args.text_required(0, "'serve', 'follow' or 'replicate'")? {
             "serve" => What::Serve,
             "follow" => What::Follow,
+            "replicate" => What::Replicate,
             other => {
                 let shown: String = other.chars().take(40).collect();
-                let why = format!("argument 1: expected 'serve' or 'follow', got {shown:?}");
+                let why =
+                    format!("argument 1: expected 'serve', 'follow' or 'replicate', got {shown:?}");
                 return Err(Error::usage(why));
             }
         },

@@ -1,6 +1,7 @@
 //! The tables: each row source copies what it shows, so a scan holds nothing.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::databases::{self, Database};
 use crate::error::Result;
@@ -9,13 +10,14 @@ use crate::host::caller::Caller;
 use crate::host::function::Answer;
 use crate::host::table::TableDef;
 use crate::registry;
+use crate::replicate::Replica;
 
 use super::time;
 
 type Rows = Result<Vec<Vec<Answer>>>;
 
 /// Every table but those of archives.rs, in the order of the documentation.
-pub(super) static ALL: [TableDef; 3] = [
+pub(super) static ALL: [TableDef; 4] = [
     TableDef {
         name: "litestream_databases",
         columns: &[
@@ -46,6 +48,18 @@ pub(super) static ALL: [TableDef; 3] = [
             "since TEXT",
         ],
         rows: followers,
+    },
+    TableDef {
+        name: "litestream_replicas",
+        columns: &[
+            "database TEXT",
+            "url TEXT",
+            "pos TEXT",
+            "state TEXT",
+            "last_sync TEXT",
+            "error TEXT",
+        ],
+        rows: replicas,
     },
     TableDef {
         name: "litestream_log",
@@ -121,6 +135,22 @@ fn followers(_: &Caller) -> Rows {
         ]
     };
     Ok(databases::followers().into_iter().map(row).collect())
+}
+
+fn replicas(_: &Caller) -> Rows {
+    registry::check_fork()?;
+    let row = |(database, replica): (Arc<Database>, Arc<Replica>)| {
+        let status = replica.status();
+        vec![
+            shown(&database.path),
+            replica.url().into(),
+            status.pos.map(|pos| pos.to_string()).into(),
+            status.state.as_str().into(),
+            status.last_sync.map_or(Answer::Null, time::text),
+            status.error.into(),
+        ]
+    };
+    Ok(databases::archives().into_iter().map(row).collect())
 }
 
 fn log_lines(_: &Caller) -> Rows {

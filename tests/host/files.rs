@@ -141,6 +141,7 @@ const MAY_OPEN_FILES: &[(&str, &str)] = &[
     ("capture/", "the WAL, which carries no locks"),
     ("follow/", "the WAL, and the position file in DB-litestream/"),
     ("serve/", "certificates and keys"),
+    ("replicate/note.rs", "the notes in DB-litestream/archives/"),
     ("databases/address.rs", "the address file in DB-litestream/"),
     ("archive/", "an archive's own files"),
     ("restore/", "the new database, which nobody else has open, and files without a name"),

@@ -1,0 +1,286 @@
+//! What may be deleted, and deleting it.
+//!
+//! The *horizon* is `retention` and `delete_after` ago, by the store's times. Of each generation
+//! the *base* is the newest snapshot from before the horizon whose segments reach the next one
+//! without a hole: every moment since the horizon is restored from it or from a later one. What is
+//! before a base goes; a generation that ended before another's base goes as a whole. So there is
+//! always a snapshot with all that follows it, and whoever chose a chain while it was within
+//! `retention` has `delete_after` to read it. Readers in this process are waited for
+//! ([`crate::archive::hold`]). Snapshots go before their segments.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{ReplicateConfig, Shared, policy};
+use crate::archive::{Entry, hold};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pos::{Generation, Index};
+
+/// Objects deleted at once.
+const BATCH: usize = 1000;
+
+/// What decides over one generation.
+#[derive(Clone, Debug)]
+struct Held {
+    generation: Generation,
+    /// Index and time of its snapshots, by index.
+    snapshots: BTreeMap<Index, SystemTime>,
+    /// How many indexes from a snapshot's on, before the next one's, are finished.
+    ends: BTreeMap<Index, u64>,
+    /// The oldest index it has something of.
+    oldest: Option<Index>,
+    /// Time of its newest object.
+    newest: Option<SystemTime>,
+}
+
+/// What of a generation may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Nothing,
+    Before(Index),
+    All,
+}
+
+/// When it was looked last, and how old things become.
+pub(super) struct Retention {
+    keep: Duration,
+    every: Duration,
+    looked: Option<Instant>,
+}
+
+impl Retention {
+    pub(super) fn new(config: &ReplicateConfig) -> Retention {
+        let every = policy::retention_every(config.retention, config.delete_after);
+        Retention { keep: config.retention + config.delete_after, every, looked: None }
+    }
+
+    pub(super) fn due_in(&self) -> Duration {
+        self.looked.map_or(Duration::ZERO, |looked| self.every.saturating_sub(looked.elapsed()))
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.due_in().is_zero()
+    }
+
+    /// Something has changed.
+    pub(super) fn look_soon(&mut self) {
+        self.looked = None;
+    }
+
+    /// Deletes what nobody needs. `current`: the generation being written.
+    pub(super) fn run(&mut self, shared: &Shared, current: Generation) -> Result<()> {
+        self.looked = Some(Instant::now());
+        let Some(horizon) = SystemTime::now().checked_sub(self.keep) else { return Ok(()) };
+        if !may_hold_waste(shared, horizon)? {
+            return Ok(());
+        }
+        let mut held = Vec::new();
+        for generation in shared.archive.generations()? {
+            held.push(look(shared, generation)?);
+        }
+        for (held, cut) in held.iter().zip(choose(&held, current, horizon)) {
+            match cut {
+                Cut::Nothing => {}
+                Cut::Before(index) => delete(shared, held.generation, Some(index))?,
+                Cut::All => delete(shared, held.generation, None)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a full look is worth it: there is a snapshot from before the horizon, and another one.
+fn may_hold_waste(shared: &Shared, horizon: SystemTime) -> Result<bool> {
+    let (mut old, mut all) = (0, 0);
+    for generation in shared.archive.generations()? {
+        let seen = shared.archive.each(generation, &mut |entry| match entry {
+            Entry::Snapshot(snapshot) => {
+                all += 1;
+                old += usize::from(snapshot.info.created_at <= horizon);
+                Ok(())
+            }
+            // Snapshots are listed first.
+            _ => Err(enough()),
+        });
+        until_enough(seen)?;
+    }
+    Ok(old > 0 && all > 1)
+}
+
+/// Ends a listing early.
+fn enough() -> Error {
+    Error::new(ErrorKind::Stopped, "enough was listed")
+}
+
+/// A listing that was ended early is no error; that the store was closed shows in the next call.
+fn until_enough(listed: Result<()>) -> Result<()> {
+    match listed {
+        Err(error) if error.kind() == ErrorKind::Stopped => Ok(()),
+        listed => listed,
+    }
+}
+
+fn look(shared: &Shared, generation: Generation) -> Result<Held> {
+    let (snapshots, ends) = (BTreeMap::new(), BTreeMap::new());
+    let mut held = Held { generation, snapshots, ends, oldest: None, newest: None };
+    let older = |oldest: Option<Index>, index| Some(oldest.map_or(index, |it| it.min(index)));
+    shared.archive.each(generation, &mut |entry| {
+        match entry {
+            Entry::Snapshot(snapshot) => {
+                let info = snapshot.info;
+                held.oldest = older(held.oldest, info.index);
+                held.snapshots.insert(info.index, info.created_at);
+                held.newest = held.newest.max(Some(info.created_at));
+            }
+            Entry::Segment(segment) => {
+                held.oldest = older(held.oldest, segment.info.index);
+                held.newest = held.newest.max(Some(segment.info.created_at));
+            }
+            Entry::End(end) => {
+                let base = held.snapshots.range(..=end.index).next_back();
+                if let Some((base, _)) = base {
+                    *held.ends.entry(*base).or_default() += 1;
+                }
+            }
+            Entry::EndFile(..) | Entry::Position => {}
+        }
+        if shared.stopping() { Err(super::stopped()) } else { Ok(()) }
+    })?;
+    Ok(held)
+}
+
+/// The snapshot of a generation that everything since the horizon can be restored from.
+fn base(held: &Held, horizon: SystemTime) -> Option<(Index, SystemTime)> {
+    let whole = |index: Index| {
+        let next = held.snapshots.range(index.next()..).next();
+        next.is_none_or(|(next, _)| {
+            held.ends.get(&index).copied().unwrap_or_default() >= next.get() - index.get()
+        })
+    };
+    let old = held.snapshots.iter().rev().filter(|(_, at)| **at <= horizon);
+    old.map(|(index, at)| (*index, *at)).find(|(index, _)| whole(*index))
+}
+
+fn choose(all: &[Held], current: Generation, horizon: SystemTime) -> Vec<Cut> {
+    let bases: Vec<_> = all.iter().map(|held| base(held, horizon)).collect();
+    let cut = |(held, own): (&Held, &Option<(Index, SystemTime)>)| {
+        let replaced = all.iter().zip(&bases).any(|(other, base)| {
+            let base = base.filter(|_| other.generation != held.generation);
+            base.is_some_and(|(_, at)| held.newest.is_some_and(|newest| newest < at))
+        });
+        match own {
+            _ if replaced && held.generation != current => Cut::All,
+            Some((index, _)) if held.oldest.is_some_and(|oldest| oldest < *index) => {
+                Cut::Before(*index)
+            }
+            Some(_) | None => Cut::Nothing,
+        }
+    };
+    all.iter().zip(&bases).map(cut).collect()
+}
+
+/// Deletes what is before an index, or all of a generation.
+fn delete(shared: &Shared, generation: Generation, before: Option<Index>) -> Result<()> {
+    let archive = &shared.archive;
+    let goes = |index: Index| before.is_none_or(|before| index < before);
+    loop {
+        let (mut snapshots, mut segments, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        let listed = archive.each(generation, &mut |entry| {
+            match entry {
+                Entry::Snapshot(it) if goes(it.info.index) => snapshots.push(it),
+                Entry::Segment(it) if goes(it.info.index) => segments.push(it),
+                Entry::End(end) if goes(end.index) => ends.push(end),
+                _ => {}
+            }
+            let full = snapshots.len() + segments.len() + ends.len() >= BATCH;
+            if full { Err(enough()) } else { Ok(()) }
+        });
+        until_enough(listed)?;
+        let count = snapshots.len() + segments.len() + ends.len();
+        if count == 0 {
+            if before.is_none() {
+                archive.delete_position(generation)?;
+            }
+            return Ok(());
+        }
+        if shared.stopping() {
+            return Err(super::stopped());
+        }
+        // Readers first: it is looked again later.
+        let Some(_deleting) = hold::deleting(archive.url()) else { return Ok(()) };
+        archive.delete(&snapshots, &segments, &ends)?;
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        shared.counters.deleted.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(second)
+    }
+
+    /// Snapshots (index, time, finished indexes up to the next one) and the newest object's time.
+    fn held(name: u64, snapshots: &[(u64, u64, u64)], newest: u64) -> Held {
+        let index = |number| Index::new(number).unwrap();
+        Held {
+            generation: Generation::from_bits(name),
+            snapshots: snapshots.iter().map(|it| (index(it.0), at(it.1))).collect(),
+            ends: snapshots.iter().map(|it| (index(it.0), it.2)).collect(),
+            oldest: snapshots.first().map(|it| index(it.0)),
+            newest: Some(at(newest)),
+        }
+    }
+
+    #[track_caller]
+    fn check(all: &[Held], current: u64, horizon: u64, expected: &[Cut]) {
+        assert_eq!(choose(all, Generation::from_bits(current), at(horizon)), expected);
+    }
+
+    fn before(index: u64) -> Cut {
+        Cut::Before(Index::new(index).unwrap())
+    }
+
+    #[test]
+    fn one_generation_keeps_its_base() {
+        let one = held(1, &[(0, 100, 5), (5, 200, 5), (10, 300, 2)], 350);
+        for (horizon, expected) in [
+            (99, Cut::Nothing),
+            (199, Cut::Nothing),
+            (200, before(5)),
+            (299, before(5)),
+            (300, before(10)),
+            (9999, before(10)),
+        ] {
+            check(std::slice::from_ref(&one), 1, horizon, &[expected]);
+        }
+    }
+
+    #[test]
+    fn a_hole_makes_no_base() {
+        let one = held(1, &[(0, 100, 5), (5, 200, 4), (10, 300, 0)], 350);
+        check(std::slice::from_ref(&one), 1, 250, &[Cut::Nothing]);
+        check(std::slice::from_ref(&one), 1, 300, &[before(10)]);
+    }
+
+    #[test]
+    fn old_generations_go_when_a_newer_one_has_a_base() {
+        let (old, new) = (held(9, &[(0, 100, 5), (5, 200, 0)], 250), held(1, &[(0, 300, 0)], 400));
+        let both = [old, new];
+        check(&both, 1, 99, &[Cut::Nothing, Cut::Nothing]);
+        check(&both, 1, 150, &[Cut::Nothing, Cut::Nothing]);
+        check(&both, 1, 299, &[before(5), Cut::Nothing]);
+        check(&both, 1, 300, &[Cut::All, Cut::Nothing]);
+        // Never the one being written.
+        check(&both, 9, 300, &[before(5), Cut::Nothing]);
+    }
+
+    #[test]
+    fn generations_side_by_side_stay() {
+        let both = [held(1, &[(0, 100, 0)], 500), held(2, &[(0, 200, 0)], 500)];
+        check(&both, 2, 400, &[Cut::Nothing, Cut::Nothing]);
+    }
+}
