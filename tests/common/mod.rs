@@ -10,6 +10,7 @@
 
 mod kit;
 mod scenario;
+pub mod servers;
 mod shell;
 
 pub use kit::*;
