@@ -56,6 +56,13 @@ pub struct SegmentObject {
     tree: Tree,
 }
 
+impl SegmentObject {
+    /// How it is named.
+    pub fn tree(&self) -> Tree {
+        self.tree
+    }
+}
+
 /// What an archive holds of one generation.
 #[derive(Clone, Debug)]
 pub struct Listing {
@@ -130,7 +137,16 @@ impl Archive {
         generation: Generation,
         each: &mut dyn FnMut(Entry) -> Result<()>,
     ) -> Result<()> {
-        self.store.list(&tree::folder(generation), &mut |object: Object| {
+        self.each_below(generation, &tree::folder(generation), each)
+    }
+
+    fn each_below(
+        &self,
+        generation: Generation,
+        prefix: &str,
+        each: &mut dyn FnMut(Entry) -> Result<()>,
+    ) -> Result<()> {
+        self.store.list(prefix, &mut |object: Object| {
             let Object { key, size, modified: created_at } = object;
             match tree::parse(generation, &key) {
                 Some(Name::Snapshot(index, tree)) => {
@@ -153,6 +169,26 @@ impl Archive {
 
     /// Everything it holds of a generation.
     pub fn list(&self, generation: Generation) -> Result<Listing> {
+        self.list_below(generation, &[tree::folder(generation)])
+    }
+
+    /// Its snapshots of a generation, and nothing else.
+    pub fn list_snapshots(&self, generation: Generation) -> Result<Listing> {
+        self.list_below(generation, &[tree::snapshots(generation)])
+    }
+
+    /// What it holds of one index in these trees: segments, and the end.
+    pub fn list_index(
+        &self,
+        generation: Generation,
+        index: Index,
+        trees: &[Tree],
+    ) -> Result<Listing> {
+        let folders = trees.iter().filter_map(|tree| tree.index(generation, index));
+        self.list_below(generation, &folders.collect::<Vec<_>>())
+    }
+
+    fn list_below(&self, generation: Generation, prefixes: &[String]) -> Result<Listing> {
         let mut listing = Listing {
             generation,
             snapshots: Vec::new(),
@@ -161,7 +197,7 @@ impl Archive {
             position: None,
         };
         let (mut end_files, mut has_position) = (Vec::new(), false);
-        self.each(generation, &mut |entry| {
+        let mut each = |entry| {
             match entry {
                 Entry::Snapshot(snapshot) => listing.snapshots.push(snapshot),
                 Entry::Segment(segment) => listing.segments.push(segment),
@@ -170,7 +206,8 @@ impl Archive {
                 Entry::Position => has_position = true,
             }
             Ok(())
-        })?;
+        };
+        prefixes.iter().try_for_each(|prefix| self.each_below(generation, prefix, &mut each))?;
         // Two trees may be mixed, and then the keys' order is not that of positions.
         listing.snapshots.sort_by_key(|snapshot| snapshot.info.index);
         listing.segments.sort_by_key(|segment| (segment.info.index, segment.info.offset));

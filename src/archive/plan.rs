@@ -142,7 +142,7 @@ fn choose_generation(listings: &[Listing], goal: Goal, times: &mut dyn Times) ->
 }
 
 /// When a generation began, as far as can still be seen.
-fn begin(listing: &Listing, times: &mut dyn Times) -> Result<SystemTime> {
+pub fn begin(listing: &Listing, times: &mut dyn Times) -> Result<SystemTime> {
     let snapshot = listing.snapshots.first().map(|first| times.snapshot(first)).transpose()?;
     let segment = listing.segments.first().map(|first| times.segment(first)).transpose()?;
     let segment = segment.map(|commits| commits.first);

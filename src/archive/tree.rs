@@ -71,12 +71,27 @@ pub fn folder(generation: Generation) -> String {
     format!("{GENERATIONS}{generation}/")
 }
 
+/// The folder of a generation's snapshots, with its slash.
+pub fn snapshots(generation: Generation) -> String {
+    format!("{}snapshots/", folder(generation))
+}
+
 /// Where a generation's position is kept.
 pub fn position(generation: Generation) -> String {
     format!("{}position", folder(generation))
 }
 
 impl Tree {
+    /// What the keys of an index's segments begin with, and that of its end; `None` if this tree
+    /// cannot name the index.
+    pub fn index(self, generation: Generation, index: Index) -> Option<String> {
+        let folder = format!("{}{WAL_DIR_NAME}/", folder(generation));
+        match self {
+            Tree::V04 => Some(format!("{folder}{index}/")),
+            Tree::V03 => short(index.get()).ok().map(|short| format!("{folder}{short}_")),
+        }
+    }
+
     /// A snapshot's key.
     pub fn snapshot(self, generation: Generation, index: Index) -> Result<String> {
         let folder = folder(generation);

@@ -1,12 +1,11 @@
-//! The HTTP side of a follower: opens a stream, reads it in bounded pieces, posts acknowledgements.
+//! The HTTP side of a follower: opens a stream and reads its bytes, posts acknowledgements.
 //!
-//! A [`Stream`] tells apart three things ureq's reader does not: bytes, no bytes yet, and the end.
 //! Out of scope: what the bytes mean (session.rs), when to try again (worker.rs).
 
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ureq::config::Config;
 use ureq::tls::{RootCerts, TlsConfig};
@@ -14,16 +13,13 @@ use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, BodyReader};
 
+use super::stream::{BUFFER_BYTES, Body, Manners, STALL_MAX, Stream};
 use super::url::{Resume, Upstream};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pos::Pos;
 use crate::transport::{CONNECT_MAX, Dialer, Link, NoResolver, Roots, read_roots};
 use crate::wal::PageSize;
 
-/// Bytes of stream held at once. A few hundred small records; a large record passes through.
-const BUFFER_BYTES: usize = 256 << 10;
-/// A record, once begun, may pause this long.
-const STALL_MAX: Duration = Duration::from_secs(10);
 /// The answer's headers may take this long: the upstream may have to begin a snapshot first.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// An acknowledgement may take this long in all.
@@ -88,16 +84,10 @@ impl Client {
                      Litestream server?",
                 )
             })?;
-        Ok(Stream {
-            body: body.into_reader(),
-            link: Arc::clone(link),
-            page_size,
-            features: features.is_some(),
-            starts_over,
-            buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
-            start: 0,
-            end: 0,
-        })
+        let beats = features.is_some();
+        let body = HttpBody { body: body.into_reader(), link: Arc::clone(link) };
+        let manners = Manners { page_size, beats, takes_acks: beats, starts_over };
+        Ok(Stream::new(Box::new(body), manners, Some(STALL_MAX)))
     }
 
     /// What posts acknowledgements, over one connection it keeps.
@@ -161,101 +151,20 @@ impl Acknowledger {
     }
 }
 
-/// Whether bytes of the stream are at hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Filled {
-    /// More than before.
-    More,
-    /// None came in the time given, or the buffer is full.
-    Dry,
-    /// None will come any more.
-    End,
-}
-
-/// An open stream of records.
-pub struct Stream {
+/// The body of an answer: bytes, no bytes yet, or the end, which ureq's reader does not tell apart.
+struct HttpBody {
     body: BodyReader<'static>,
     link: Arc<Link>,
-    page_size: PageSize,
-    features: bool,
-    starts_over: bool,
-    buffer: Box<[u8]>,
-    start: usize,
-    end: usize,
 }
 
-impl Stream {
-    /// The page size of the upstream's database.
-    pub fn page_size(&self) -> PageSize {
-        self.page_size
-    }
-
-    /// Whether the upstream speaks more than the ancestor's protocol: it sends heartbeats then.
-    pub fn has_features(&self) -> bool {
-        self.features
-    }
-
-    /// Whether the upstream said that it does not continue where it was asked to, but sends a
-    /// snapshot: what this follower holds may be of a history that is no more.
-    pub fn starts_over(&self) -> bool {
-        self.starts_over
-    }
-
-    /// What has arrived and was not read yet, or as much of it as the buffer holds.
-    pub fn buffered(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
-    }
-
-    /// Whether the buffer cannot hold more before something is read.
-    pub fn is_full(&self) -> bool {
-        self.end - self.start == self.buffer.len()
-    }
-
-    /// Waits at most `wait` for more bytes to be buffered.
-    pub fn fill(&mut self, wait: Duration) -> Result<Filled> {
-        if self.start > 0 {
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        if self.end == self.buffer.len() {
-            return Ok(Filled::Dry);
-        }
+impl Body for HttpBody {
+    fn read(&mut self, out: &mut [u8], wait: Duration) -> Result<Option<usize>> {
         self.link.set_patience(Some(wait));
-        match self.body.read(&mut self.buffer[self.end..]) {
-            Ok(0) => Ok(Filled::End),
-            Ok(n) => {
-                self.end += n;
-                Ok(Filled::More)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Filled::Dry),
+        match self.body.read(out) {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(from_body(error)),
         }
-    }
-}
-
-/// Reads what has been begun: waits for bytes as long as the peer may pause within a record.
-impl Read for Stream {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.start == self.end {
-            let deadline = Instant::now() + STALL_MAX;
-            loop {
-                let left = deadline.saturating_duration_since(Instant::now());
-                match self.fill(left)? {
-                    Filled::More => break,
-                    Filled::End => return Ok(0),
-                    Filled::Dry if left.is_zero() => {
-                        let text = "the upstream stopped in the middle of a record";
-                        return Err(Error::new(ErrorKind::Timeout, text).into());
-                    }
-                    Filled::Dry => {}
-                }
-            }
-        }
-        let amount = out.len().min(self.end - self.start);
-        out[..amount].copy_from_slice(&self.buffer[self.start..self.start + amount]);
-        self.start += amount;
-        Ok(amount)
     }
 }
 

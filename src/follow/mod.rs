@@ -1,7 +1,9 @@
 //! Follows an upstream: makes a database file a live read replica and keeps it one.
 //!
 //! ```text
-//! client, url                  bytes off the wire
+//! client, url, stream          bytes off the wire
+//! archive, fetch, held, pipe   the same records out of an archive
+//! source                       which of them
 //! session, cursor              records in order, proved by the upstream's checksum chain
 //! replica, image, schema       into which file, the first snapshot, and another history's
 //! apply, found, frames, index  a WAL writer of its own under unmodified readers
@@ -14,20 +16,26 @@
 //! threads are data ([`Status::error`]), cleared by the next success.
 
 mod apply;
+mod archive;
 mod client;
 mod cursor;
 mod dir;
+mod fetch;
 mod found;
 mod frames;
+mod held;
 mod image;
 mod index;
 mod intents;
 mod keeper;
 mod pace;
+mod pipe;
 mod replica;
 mod schema;
 mod session;
 mod shared;
+mod source;
+mod stream;
 mod url;
 mod worker;
 
@@ -36,6 +44,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::archive::ArchiveOptions;
+use crate::archive::options::is_archive_url;
 use crate::error::{Error, ErrorKind, Result, lock};
 use crate::host::api::randomness;
 use crate::pos::{Generation, Pos};
@@ -44,11 +54,13 @@ use crate::transport::CONNECT_MAX;
 use crate::wal::PageSize;
 
 use apply::Applier;
+use archive::{ArchiveSource, POLL};
 use client::Client;
 use dir::ReplicaDir;
 use replica::Replica;
 use shared::Shared;
 pub use shared::covers;
+use source::Source;
 use url::Upstream;
 
 /// How long a stop waits for the threads to end: longer than looking up a host's name may take, the
@@ -62,7 +74,8 @@ pub struct FollowConfig {
     pub path: PathBuf,
     /// The VFS it is opened with; empty: the host's default.
     pub vfs: String,
-    /// The upstream: `http://host:port`, `https://...` or `unix:/socket`.
+    /// The upstream: `http://host:port`, `https://...` or `unix:/socket`; or an archive,
+    /// `file:///...` or `s3://...`.
     pub url: String,
     /// The database's path or file name there; none: the only one it serves.
     pub upstream_path: Option<String>,
@@ -72,6 +85,12 @@ pub struct FollowConfig {
     pub ca: Option<PathBuf>,
     /// Whether a file that holds other data may be replaced.
     pub overwrite: bool,
+    /// An archive to catch up from when the upstream does not hold the replica's position any more.
+    pub archive: Option<String>,
+    /// How to reach an archive.
+    pub archive_options: ArchiveOptions,
+    /// How often an archive that is followed is looked at; zero: every second.
+    pub poll_interval: Duration,
 }
 
 /// What a follower is doing.
@@ -104,6 +123,39 @@ pub struct Follower {
 /// that holds other data or is in use by another follower. The upstream itself is reached for in
 /// the background.
 pub fn start(config: FollowConfig) -> Result<Arc<Follower>> {
+    let source = source(&config)?;
+    let replica = Replica::open(&config.path, &config.vfs, &config.url, config.overwrite)?;
+    let shared = Shared::new(replica.pos());
+    let for_ack = match &source {
+        Source::Server(client, _) => Some(client.clone()),
+        Source::Archive(_) => None,
+    };
+    let mut threads = Vec::new();
+    let state = Arc::clone(&shared);
+    threads.push(registry::spawn_worker("follow", move || {
+        worker::follow(&state, &source, replica);
+    })?);
+    let follower = Arc::new(Follower { config, shared, threads: Mutex::new(threads) });
+    if let Some(client) = for_ack {
+        let state = Arc::clone(&follower.shared);
+        let acknowledger = registry::spawn_worker("follow-ack", move || {
+            worker::acknowledge(&state, &client);
+        });
+        lock(&follower.threads).push(acknowledger.inspect_err(|_| follower.shared.stop())?);
+    }
+    Ok(follower)
+}
+
+/// What `config` says is followed.
+fn source(config: &FollowConfig) -> Result<Source> {
+    let poll = match config.poll_interval {
+        Duration::ZERO => POLL,
+        poll => poll,
+    };
+    let archive = |url: &str| ArchiveSource::new(url, &config.archive_options, poll);
+    if is_archive_url(&config.url) {
+        return Ok(Source::Archive(archive(&config.url)?));
+    }
     let upstream = Upstream::parse(&config.url, config.upstream_path.as_deref())?;
     let token = config
         .token
@@ -113,21 +165,7 @@ pub fn start(config: FollowConfig) -> Result<Arc<Follower>> {
     randomness(&mut id);
     let id = format!("{:016x}", u64::from_ne_bytes(id));
     let client = Client::new(upstream, id, token, config.ca.as_ref())?;
-    let replica = Replica::open(&config.path, &config.vfs, &config.url, config.overwrite)?;
-    let shared = Shared::new(replica.pos());
-    let mut threads = Vec::new();
-    let (for_follow, for_ack) = (client.clone(), client);
-    let state = Arc::clone(&shared);
-    threads.push(registry::spawn_worker("follow", move || {
-        worker::follow(&state, &for_follow, replica);
-    })?);
-    let state = Arc::clone(&shared);
-    let acknowledger = registry::spawn_worker("follow-ack", move || {
-        worker::acknowledge(&state, &for_ack);
-    });
-    let follower = Arc::new(Follower { config, shared, threads: Mutex::new(threads) });
-    lock(&follower.threads).push(acknowledger.inspect_err(|_| follower.shared.stop())?);
-    Ok(follower)
+    Ok(Source::Server(client, config.archive.as_deref().map(archive).transpose()?))
 }
 
 impl Follower {

@@ -172,6 +172,11 @@ impl Replica {
         Ok(Some(Point { upstream, page_count: applier.page_count()? }))
     }
 
+    /// Its page size, once it has pages.
+    pub fn page_size(&self) -> Option<PageSize> {
+        self.applier.as_ref().map(Applier::page_size)
+    }
+
     /// Fails if a database with pages of this size cannot be followed into the file.
     pub fn check_page_size(&self, page_size: PageSize) -> Result<()> {
         match &self.applier {

@@ -12,11 +12,11 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use super::client::{Filled, Stream};
 use super::cursor::{Cursor, Point, check_flags, lock_page};
 use super::pace::{Moment, Publish, publish};
 use super::replica::Replica;
 use super::shared::{Shared, State, covers};
+use super::stream::{Filled, Stream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lz4::Decoder;
 use crate::pos::Pos;
@@ -65,10 +65,10 @@ impl<'a> Session<'a> {
         stream: Stream,
         from: Option<Point>,
     ) -> Result<Self> {
-        let page_size = stream.page_size();
+        let page_size = stream.manners().page_size;
         replica.check_page_size(page_size)?;
         let now = Instant::now();
-        let from = from.filter(|_| !stream.starts_over());
+        let from = from.filter(|_| !stream.manners().starts_over);
         Ok(Self {
             shared,
             replica,
@@ -92,12 +92,12 @@ impl<'a> Session<'a> {
     pub fn run(mut self) -> (bool, Result<()>) {
         // The upstream may have lost its latest commits and made others in their place: a position
         // in the old history reads like one in the new. Ours counts only while it is continued.
-        let continued = self.replica.pos().filter(|_| !self.stream.starts_over());
+        let continued = self.replica.pos().filter(|_| !self.stream.manners().starts_over);
         self.shared.update(|inner| {
             inner.state = State::CatchingUp;
             inner.position = continued;
             inner.page_size = Some(self.page_size);
-            inner.acknowledges = self.stream.has_features();
+            inner.acknowledges = self.stream.manners().takes_acks;
             inner.streams = inner.streams.wrapping_add(1);
         });
         let result = self.records();
@@ -111,7 +111,7 @@ impl<'a> Session<'a> {
     }
 
     fn records(&mut self) -> Result<()> {
-        if self.stream.starts_over() {
+        if self.stream.manners().starts_over {
             self.replica.forget_position()?;
         }
         while !self.shared.is_stopping() {
@@ -201,7 +201,7 @@ impl<'a> Session<'a> {
 
     /// Waits for the next record to begin; whether the stream ended.
     fn await_bytes(&mut self) -> Result<bool> {
-        let settling = !self.stream.has_features()
+        let settling = !self.stream.manners().beats
             && !self.cursor.is_open()
             && (self.inexact || self.shared.get().state != State::Streaming);
         match self.stream.fill(if settling { DRY } else { TICK })? {
@@ -209,6 +209,8 @@ impl<'a> Session<'a> {
                 self.heard = Instant::now();
                 Ok(false)
             }
+            // An archive that was to be followed only to its end.
+            Filled::End if self.stream.is_local() => Ok(true),
             Filled::End => Err(Error::peer("the upstream ended the stream")),
             Filled::Dry if settling && self.stream.buffered().is_empty() => {
                 self.dry()?;
@@ -241,7 +243,7 @@ impl<'a> Session<'a> {
     }
 
     fn idle(&mut self) -> Result<()> {
-        if self.beats && self.heard.elapsed() > SILENCE_MAX {
+        if self.beats && !self.stream.is_local() && self.heard.elapsed() > SILENCE_MAX {
             let text = "the upstream is silent: no heartbeat came";
             return Err(Error::new(ErrorKind::Timeout, text));
         }
@@ -250,7 +252,7 @@ impl<'a> Session<'a> {
             let text = "somebody damaged the wal-index; it was put back";
             registry::log(Level::Warn, self.replica.path(), text);
         }
-        if !self.stream.has_features() {
+        if !self.stream.manners().beats {
             self.shared.update(|inner| inner.equal_at = Some(Instant::now()));
         }
         Ok(())
@@ -301,7 +303,7 @@ impl<'a> Session<'a> {
 
     /// Whether a snapshot has become exact with what was received last.
     fn reach(&mut self) -> Result<()> {
-        if self.inexact && self.stream.has_features() && !self.cursor.is_open() {
+        if self.inexact && self.stream.manners().beats && !self.cursor.is_open() {
             let pos = self.cursor.point().map(|point| point.upstream.pos);
             self.inexact = !self.goal.is_some_and(|goal| covers(pos, goal));
         }
@@ -318,14 +320,14 @@ impl<'a> Session<'a> {
             self.goal = None;
         }
         self.replica.begin_snapshot(self.page_size)?;
-        let mut payload = (&mut self.stream).take(header.size);
+        let mut payload = self.stream.payload(header.size);
         let pages = if compressed {
             let mut content = Decoder::new(&mut payload, u64::MAX);
             read_pages(&mut content, self.page_size, self.replica)?
         } else {
             read_pages(&mut payload, self.page_size, self.replica)?
         };
-        end_of_payload(payload.limit())?;
+        payload.finish()?;
         if pages == 0 {
             return Err(Error::peer("the upstream's snapshot is empty"));
         }
@@ -337,7 +339,7 @@ impl<'a> Session<'a> {
         self.cursor.segment(header)?;
         // The link's reader and the rest of the session are used side by side.
         let Self { stream, cursor, replica, frame, .. } = self;
-        let mut payload = stream.take(header.size);
+        let mut payload = stream.payload(header.size);
         let mut content = Decoder::new(&mut payload, u64::MAX);
         if cursor.wants_header() {
             let mut bytes = [0; WAL_HEADER_SIZE];
@@ -357,7 +359,7 @@ impl<'a> Session<'a> {
                 shown = Some(point.upstream.pos);
             }
         }
-        end_of_payload(payload.limit())?;
+        payload.finish()?;
         if shown.is_some() {
             self.published = Instant::now();
             self.unshown = false;
@@ -394,13 +396,6 @@ fn read_unit(from: &mut impl Read, unit: &mut [u8]) -> Result<bool> {
         }
     }
     Ok(true)
-}
-
-fn end_of_payload(left: u64) -> Result<()> {
-    if left > 0 {
-        return Err(Error::peer(format!("a record has {left} bytes too many")));
-    }
-    Ok(())
 }
 
 /// What would be damage in a file of ours is the peer's fault in its stream.

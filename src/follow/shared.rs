@@ -20,6 +20,18 @@ use crate::wal::PageSize;
 /// How long a wait for a follower that has ended takes, if it may.
 const STOPPED_PAUSE: Duration = Duration::from_millis(10);
 
+/// What a thread may be waiting for.
+pub trait Cut: Send + Sync {
+    /// Ends the waiting, now and from now on.
+    fn cut(&self);
+}
+
+impl Cut for Link {
+    fn cut(&self) {
+        self.close();
+    }
+}
+
 /// What a follower is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -84,7 +96,7 @@ pub struct Shared {
     inner: Mutex<Inner>,
     changed: Condvar,
     stopping: AtomicBool,
-    links: Mutex<Vec<Arc<Link>>>,
+    links: Mutex<Vec<Arc<dyn Cut>>>,
 }
 
 impl Shared {
@@ -176,7 +188,7 @@ impl Shared {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         for link in lock(&self.links).iter() {
-            link.close();
+            link.cut();
         }
         // The lock is taken so that nobody is between looking at the flag and waiting.
         drop(lock(&self.inner));
@@ -186,14 +198,20 @@ impl Shared {
     /// A link that `stop` will cut.
     pub fn new_link(&self) -> Arc<Link> {
         let link = Link::new();
+        self.adopt(Arc::clone(&link) as Arc<dyn Cut>);
+        link
+    }
+
+    /// From now on `stop` will cut this, too.
+    pub fn adopt(&self, link: Arc<dyn Cut>) {
         let mut links = lock(&self.links);
         // Whoever dropped theirs is done with it.
         links.retain(|link| Arc::strong_count(link) > 1);
         links.push(Arc::clone(&link));
+        drop(links);
         if self.is_stopping() {
-            link.close();
+            link.cut();
         }
-        link
     }
 }
 

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::client::Client;
-use super::cursor::Point;
-use super::intents::UpstreamPos;
 use super::pace::Backoff;
 use super::replica::Replica;
 use super::session::Session;
 use super::shared::{Inner, Shared, State};
-use super::url::Resume;
+use super::source::Source;
 use crate::error::{ErrorKind, Result};
 use crate::host::api::random;
 use crate::pos::Pos;
@@ -23,13 +21,13 @@ const ACK_SPACING: Duration = Duration::from_millis(50);
 const ACK_FAILURES: u32 = 5;
 
 /// The body of thread "follow". The replica, its locks and its checkpointer end with it.
-pub fn follow(shared: &Shared, client: &Client, mut replica: Replica) {
+pub fn follow(shared: &Shared, source: &Source, mut replica: Replica) {
     let mut backoff = Backoff::default();
     // The upstream's history is not ours: ask for a snapshot.
     let mut parted = false;
     while !shared.is_stopping() {
         shared.enter(State::Connecting);
-        let (worked, result) = connect(shared, client, &mut replica, parted);
+        let (worked, result) = connect(shared, source, &mut replica, parted);
         if worked {
             backoff.reset();
             parted = false;
@@ -62,30 +60,15 @@ pub fn follow(shared: &Shared, client: &Client, mut replica: Replica) {
 /// Runs one connection; whether anything came of it.
 fn connect(
     shared: &Shared,
-    client: &Client,
+    source: &Source,
     replica: &mut Replica,
     parted: bool,
 ) -> (bool, Result<()>) {
-    match open(shared, client, replica, parted) {
+    let opened = replica.require_file().and_then(|()| source.open(shared, replica, parted));
+    match opened.and_then(|(stream, from)| Session::new(shared, replica, stream, from)) {
         Ok(session) => session.run(),
         Err(error) => (false, Err(error)),
     }
-}
-
-fn open<'a>(
-    shared: &'a Shared,
-    client: &Client,
-    replica: &'a mut Replica,
-    parted: bool,
-) -> Result<Session<'a>> {
-    replica.require_file()?;
-    let from: Option<Point> = if parted { None } else { replica.point()? };
-    let resume = from.map(|point| {
-        let UpstreamPos { pos, chain } = point.upstream;
-        Resume { pos, checksum: chain.map(|chain| chain.checksum) }
-    });
-    let stream = client.open(resume.as_ref(), &shared.new_link())?;
-    Session::new(shared, replica, stream, from)
 }
 
 /// The body of thread "follow-ack": posts each position soon after it was applied, one at a time.

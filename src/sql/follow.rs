@@ -1,7 +1,8 @@
 //! `litestream_follow(url [, options])`, `litestream_promote()`, `litestream_lag()`.
 
-use std::path::PathBuf;
+use std::time::Duration;
 
+use crate::archive::ArchiveOptions;
 use crate::databases;
 use crate::error::Result;
 use crate::follow::FollowConfig;
@@ -11,13 +12,19 @@ use crate::options::Options;
 
 use super::target::{Target, main_path, wait_ms};
 
+/// How often an archive may be looked at.
+const POLL_MIN: Duration = Duration::from_millis(50);
+const POLL_MAX: Duration = Duration::from_secs(86_400);
+
 pub(super) fn follow(caller: &Caller, args: &Args) -> Result<Answer> {
     let url = args.text_required(0, "a URL such as 'http://primary:9090'")?.to_owned();
     let mut options = Options::parse(args.text(1)?)?;
     let target = Target::of(caller, &mut options)?;
     let token = options.opt_str("token")?;
     let upstream_path = options.opt_str("path")?;
-    let ca = options.opt_str("ca")?.map(PathBuf::from);
+    let archive_options = ArchiveOptions::take(&mut options)?;
+    let archive = options.opt_str("archive")?;
+    let poll_interval = options.opt_duration("poll_interval", POLL_MIN..=POLL_MAX)?;
     let overwrite = options.opt_bool("overwrite")?.unwrap_or(false);
     let wait = wait_ms(&mut options)?;
     options.finish()?;
@@ -27,8 +34,11 @@ pub(super) fn follow(caller: &Caller, args: &Args) -> Result<Answer> {
         url,
         upstream_path,
         token,
-        ca,
+        ca: archive_options.ca.clone(),
         overwrite,
+        archive,
+        archive_options,
+        poll_interval: poll_interval.unwrap_or_default(),
     };
     let reached = databases::follow(config, wait, &|| caller.interrupted())?;
     Ok(Answer::from(reached.map(|pos| pos.to_string())))

@@ -1,0 +1,435 @@
+//! Fetching from an archive: where to begin, what comes next, and what to do when it does not.
+//!
+//! | found at the replica's position            | then                                            |
+//! |--------------------------------------------|-------------------------------------------------|
+//! | its checksum there                         | goes on from there                              |
+//! | another checksum: the histories parted     | starts over with the newest snapshot            |
+//! | nothing any more, or a newer generation    | the same                                        |
+//! | the archive ends before it                 | waits: what is archived later will reach it     |
+//!
+//! Then, for ever: the next segment is the one that starts where the last one ended. An index is
+//! finished where its end says; if what was read of it has no label, so that no end is to be
+//! expected, also where the next index begins. What comes later without a connection is a hole: a
+//! newer snapshot leads past it. Each look costs two listings, that of the current index and that
+//! of the generations; now and then also those of the next index and the snapshots.
+//!
+//! An error ends the stream: the replica tries again from where it is.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::archive::{Extent, From};
+use super::held::{self, Held};
+use super::pipe::{Pieces, Writing};
+use super::stream::{Manners, UNSIZED};
+use crate::archive::hold::hold;
+use crate::archive::tree::Tree;
+use crate::archive::{Archive, Listing, Opened, SegmentObject, SnapshotObject};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::lz4;
+use crate::pos::{Generation, Offset, Pos};
+use crate::record::{FLAG_LZ4, Heartbeat, RecordType, StreamRecordHeader};
+use crate::wal::PageSize;
+
+/// Every so many looks at the current index, also the next one and the snapshots are looked at.
+const WIDE_LOOK_EVERY: u32 = 10;
+/// Looks at everything are not further apart than this, however rarely the index is looked at.
+const WIDE_LOOK_MAX: Duration = Duration::from_secs(10);
+/// Where a database file says its page size.
+const PAGE_SIZE_AT: usize = 16;
+/// Bytes decoded at once.
+const PART_BYTES: usize = 256 << 10;
+
+/// One stream's worth of fetching.
+pub struct Fetcher<'a> {
+    archive: &'a Archive,
+    writing: &'a Writing,
+    poll: Duration,
+    extent: Extent,
+    /// Generations known to have begun no later than ours.
+    older: BTreeSet<Generation>,
+    /// The next byte to send.
+    at: Pos,
+    /// The end of what was sent: `at`, or the end of the index before.
+    reached: Pos,
+    /// How far the archive said it reaches: a snapshot may be exact only there.
+    promised: Option<Pos>,
+    /// Whether what was read last had a label.
+    is_labelled: bool,
+    /// How what was read last is named; none: nothing was read yet.
+    tree: Option<Tree>,
+}
+
+impl<'a> Fetcher<'a> {
+    /// Fetches from `archive` into `writing`.
+    pub fn new(archive: &'a Archive, writing: &'a Writing, poll: Duration, extent: Extent) -> Self {
+        Fetcher {
+            archive,
+            writing,
+            poll,
+            extent,
+            older: BTreeSet::new(),
+            at: Pos::default(),
+            reached: Pos::default(),
+            promised: None,
+            is_labelled: true,
+            tree: None,
+        }
+    }
+
+    /// Fetches until there is an error, the pipe is cut, or the extent is reached.
+    pub fn run(mut self, from: Option<From>) -> Result<()> {
+        let found = self.begin(from)?;
+        self.take(&found)?;
+        self.beat()?;
+        let mut looks = 0;
+        let wide = WIDE_LOOK_MAX.as_millis() / self.poll.as_millis().max(1);
+        let wide = u32::try_from(wide).unwrap_or(u32::MAX).clamp(1, WIDE_LOOK_EVERY);
+        loop {
+            let moved = self.look()?;
+            self.beat()?;
+            if moved {
+                continue;
+            }
+            if self.extent == Extent::Rest {
+                return Ok(());
+            }
+            self.require_newest_generation()?;
+            looks += 1;
+            if looks % wide == 0 {
+                self.require_no_hole()?;
+            }
+            self.writing.pause(self.poll)?;
+        }
+    }
+
+    /// Finds where to begin and says so. Returns what is known of the generation.
+    fn begin(&mut self, from: Option<From>) -> Result<Listing> {
+        // Kept until the snapshot is read: by then what comes after it is young enough.
+        let _hold = hold(self.archive.url());
+        let names = self.archive.generations()?;
+        let listings: Result<Vec<_>> = names.iter().map(|name| self.archive.list(*name)).collect();
+        let mut listings = listings?;
+        let newest = held::newest(self.archive, &listings)?;
+        self.older = names.into_iter().collect();
+        if let Some(from) = from
+            && let Some(listing) = self.continued(&listings, newest, &from)?
+        {
+            let at = listings.iter().position(|it| it.generation == listing);
+            return at.map(|at| listings.swap_remove(at)).ok_or_else(Error::no_generation);
+        }
+        if self.extent == Extent::Rest {
+            let why = "it does not continue this replica's history";
+            return Err(Error::new(ErrorKind::NoWalSegments, why).context(self.archive.url()));
+        }
+        let Some(newest) = newest else {
+            let why = format!("{} holds no snapshot and no WAL segment yet", self.archive.url());
+            return Err(Error::new(ErrorKind::NoGeneration, why));
+        };
+        let mut listing = listings.swap_remove(newest);
+        let Some(snapshot) = listing.snapshots.pop() else {
+            let why = format!("generation {} has no snapshot yet", listing.generation);
+            return Err(Error::new(ErrorKind::NoGeneration, why).context(self.archive.url()));
+        };
+        self.snapshot(&snapshot)?;
+        // It was written before the snapshot, and may have come between while all was listed.
+        self.promised = self.archive.position(listing.generation)?;
+        listing.segments.retain(|segment| segment.info.index >= snapshot.info.index);
+        Ok(listing)
+    }
+
+    /// Begins where the replica is, if its history continues there: in which generation.
+    fn continued(
+        &mut self,
+        listings: &[Listing],
+        newest: Option<usize>,
+        from: &From,
+    ) -> Result<Option<Generation>> {
+        let pos = from.upstream.pos;
+        let newest = newest.and_then(|at| listings.get(at));
+        let found = listings.iter().find(|listing| listing.generation == pos.generation);
+        let Some(listing) = found else { return Ok(None) };
+        // A newer generation counts once there is something to begin it with.
+        let is_over =
+            newest.is_some_and(|it| it.generation != pos.generation && !it.snapshots.is_empty());
+        if is_over && self.extent == Extent::Endless {
+            return Ok(None);
+        }
+        let verified = match held::find(listing, pos) {
+            Held::At(segment) => {
+                let opened = self.archive.open_segment(segment)?;
+                self.is_labelled = opened.label.is_some();
+                self.tree = Some(segment.tree());
+                let end = held::verify(opened, segment.info.offset, from);
+                let end = end.map_err(|error| error.context(self.name(segment)))?;
+                end.map(|end| (end, Some(*segment)))
+            }
+            Held::AtStart => Some((pos.offset, None)),
+            Held::Ahead => return Err(self.ends_before(pos)),
+            Held::Gone => None,
+        };
+        let Some((end, segment)) = verified else { return Ok(None) };
+        if end < pos.offset {
+            return Err(self.ends_before(pos));
+        }
+        let newer = listing.snapshots.last().is_some_and(|it| it.info.index > pos.index);
+        let end_at = Pos { offset: end, ..pos };
+        if newer && held::is_cut_off(listing, end_at, self.is_labelled) {
+            return Ok(None);
+        }
+        self.say(from.page_size, false);
+        (self.at, self.reached) = (pos, pos);
+        if let Some(segment) = segment.filter(|_| end > pos.offset) {
+            self.rest_of(&segment)?;
+        }
+        Ok(Some(pos.generation))
+    }
+
+    fn ends_before(&self, pos: Pos) -> Error {
+        let why = format!("{} does not reach this replica's {pos} yet", self.archive.url());
+        Error::new(ErrorKind::NoWalSegments, why)
+    }
+
+    fn say(&self, page_size: PageSize, starts_over: bool) {
+        self.writing.begin(Manners { page_size, beats: true, takes_acks: false, starts_over });
+    }
+
+    /// Looks at the current index, and at the next ones if it is finished; whether there was
+    /// anything new.
+    fn look(&mut self) -> Result<bool> {
+        let mut moved = false;
+        loop {
+            let before = self.at;
+            let listing = self.index(self.at)?;
+            self.take(&listing)?;
+            if self.at == before && !self.is_labelled && self.at.offset != Offset::ZERO {
+                self.follow_on()?;
+            }
+            if self.at == before {
+                return Ok(moved);
+            }
+            moved = true;
+        }
+    }
+
+    fn index(&self, at: Pos) -> Result<Listing> {
+        let both = [Tree::V04, Tree::V03];
+        let trees = self.tree.as_ref().map_or(both.as_slice(), std::slice::from_ref);
+        self.archive.list_index(at.generation, at.index, trees)
+    }
+
+    /// Goes to the next index if it has begun, which proves that there is no more of this one.
+    fn follow_on(&mut self) -> Result<()> {
+        let next = Pos { index: self.at.index.next(), offset: Offset::ZERO, ..self.at };
+        if self.index(next)?.segments.first().is_none_or(|it| it.info.pos() != next) {
+            return Ok(());
+        }
+        // What was stored before the next one began, but after the look.
+        let before = self.at;
+        let listing = self.index(self.at)?;
+        self.take(&listing)?;
+        if self.at == before {
+            self.at = next;
+        }
+        Ok(())
+    }
+
+    /// Sends what of `listing` comes next, as far as it is connected.
+    fn take(&mut self, listing: &Listing) -> Result<()> {
+        while let Some(next) = held::leads_on(listing, self.at, self.is_labelled) {
+            self.at = next;
+            if let Some(segment) = held::segment_at(listing, next) {
+                self.segment(segment)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn name(&self, segment: &SegmentObject) -> String {
+        let key = self.archive.segment_key(segment);
+        key.map_or_else(|_| segment.info.pos().to_string(), |key| self.archive.name(&key))
+    }
+
+    /// Sends a segment as it is.
+    fn segment(&mut self, segment: &SegmentObject) -> Result<()> {
+        let what = || self.name(segment);
+        let Opened { label, frame } = self.archive.open_segment(segment)?;
+        self.header(RecordType::WalSegment, 0, segment.info.pos())?;
+        let mut out = Pieces(self.writing);
+        let sent = copy_checked(frame, &mut out, |_| Ok(())).context(what)?;
+        out.finish()?;
+        if sent == 0 {
+            return Err(Error::corrupt("it is empty").context(what()));
+        }
+        self.is_labelled = label.is_some();
+        self.tree = Some(segment.tree());
+        self.advance(sent)
+    }
+
+    /// Sends a segment from the current position on.
+    fn rest_of(&mut self, segment: &SegmentObject) -> Result<()> {
+        let what = || self.name(segment);
+        let frame = self.archive.open_segment(segment)?.frame;
+        let mut content = lz4::Decoder::new(frame, u64::MAX);
+        let skip = self.at.offset.get().saturating_sub(segment.info.offset.get());
+        io::copy(&mut content.by_ref().take(skip), &mut io::sink()).context(what)?;
+        self.header(RecordType::WalSegment, 0, self.at)?;
+        let mut encoder = lz4::Encoder::stored(Pieces(self.writing), None)?;
+        let sent = io::copy(&mut content, &mut encoder).context(what)?;
+        encoder.finish()?.finish()?;
+        self.advance(sent)
+    }
+
+    fn advance(&mut self, sent: u64) -> Result<()> {
+        self.at.offset = Offset::new(self.at.offset.get().saturating_add(sent))?;
+        self.reached = self.at;
+        Ok(())
+    }
+
+    /// Says that the stream starts over, and sends the snapshot it starts with.
+    fn snapshot(&mut self, snapshot: &SnapshotObject) -> Result<()> {
+        let key = self.archive.snapshot_key(snapshot)?;
+        let what = || self.archive.name(&key);
+        let Opened { label, frame } = self.archive.open_snapshot(snapshot)?;
+        let pos = snapshot.info.pos();
+        let mut begun = false;
+        let mut out = Pieces(self.writing);
+        let size = copy_checked(frame, &mut out, |first| {
+            begun = true;
+            self.say(page_size_of(first)?, true);
+            self.header(RecordType::Snapshot, FLAG_LZ4, pos)
+        });
+        let size = size.context(what)?;
+        if size == 0 || !begun {
+            return Err(Error::corrupt("it is empty").context(what()));
+        }
+        out.finish()?;
+        (self.at, self.reached) = (pos, pos);
+        self.is_labelled = label.is_some();
+        Ok(())
+    }
+
+    fn header(&self, kind: RecordType, flags: u32, pos: Pos) -> Result<()> {
+        let header = StreamRecordHeader { flags, ..StreamRecordHeader::new(kind, pos, UNSIZED) };
+        self.writing.write(&header.encode())
+    }
+
+    /// Tells the archive's end. A replica that catches up has another goal.
+    fn beat(&self) -> Result<()> {
+        if self.extent == Extent::Rest {
+            return Ok(());
+        }
+        let place = |pos: &Pos| (pos.index, pos.offset);
+        let pos = self.promised.into_iter().chain([self.reached]).max_by_key(place);
+        let pos = pos.unwrap_or(self.reached);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        self.writing.write(&Heartbeat { pos, unix_ms }.encode_record())
+    }
+
+    /// Fails if a generation has begun after ours that can be followed.
+    fn require_newest_generation(&mut self) -> Result<()> {
+        let names = self.archive.generations()?;
+        if names.iter().all(|name| self.older.contains(name)) {
+            return Ok(());
+        }
+        let listings: Result<Vec<_>> = names.iter().map(|name| self.archive.list(*name)).collect();
+        let listings = listings?;
+        let newest = held::newest(self.archive, &listings)?;
+        match newest.and_then(|at| listings.get(at)) {
+            Some(newest) if newest.generation == self.at.generation => self.older.extend(names),
+            // It may not be complete yet.
+            Some(newest) if newest.snapshots.is_empty() => {}
+            Some(newest) => {
+                let why = format!("the archive goes on with generation {}", newest.generation);
+                return Err(Error::new(ErrorKind::GenerationChanged, why));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Fails if the archive has gone on without a connection to what was sent.
+    fn require_no_hole(&mut self) -> Result<()> {
+        let generation = self.at.generation;
+        let snapshots = self.archive.list_snapshots(generation)?.snapshots;
+        let is_newer = snapshots.last().is_some_and(|it| it.info.index > self.at.index);
+        let next = Pos { index: self.at.index.next(), offset: Offset::ZERO, ..self.at };
+        if !is_newer && self.index(next)?.segments.is_empty() {
+            return Ok(());
+        }
+        let before = self.at;
+        let listing = self.archive.list(generation)?;
+        if !held::is_cut_off(&listing, self.at, self.is_labelled) {
+            return Ok(());
+        }
+        self.take(&listing)?;
+        if self.at != before {
+            return Ok(());
+        }
+        let why = match is_newer {
+            true => format!("{before} is not continued, there is a newer snapshot"),
+            false => format!("the WAL segment at {before} is missing, and no snapshot is newer"),
+        };
+        Err(Error::new(ErrorKind::NoWalSegments, why).context(self.archive.url()))
+    }
+}
+
+/// Copies a frame, a block at a time, each only when what follows it was read and proved: all of a
+/// frame of one block. Otherwise who applies it would see damage first, and cannot name the object.
+/// `first` is called with the beginning of the content before anything is written. Returns the
+/// content's size.
+fn copy_checked(
+    frame: Box<dyn Read + Send>,
+    out: &mut impl Write,
+    first: impl FnOnce(&[u8]) -> Result<()>,
+) -> Result<u64> {
+    let seen = std::cell::RefCell::new(Vec::new());
+    let mut content = lz4::Decoder::new(Seen { frame, seen: &seen }, u64::MAX);
+    let (mut part, mut size, mut first) = (vec![0; PART_BYTES], 0, Some(first));
+    let mut held = Vec::new();
+    loop {
+        let read = content.read(&mut part)?;
+        if let Some(first) = first.take() {
+            first(part.get(..read).unwrap_or_default())?;
+        }
+        let more = std::mem::take(&mut *seen.borrow_mut());
+        if read == 0 || !more.is_empty() {
+            out.write_all(&held)?;
+            held = more;
+        }
+        if read == 0 {
+            out.write_all(&held)?;
+            return Ok(size);
+        }
+        size += read as u64;
+    }
+}
+
+/// Remembers what was read.
+struct Seen<'a> {
+    frame: Box<dyn Read + Send>,
+    seen: &'a std::cell::RefCell<Vec<u8>>,
+}
+
+impl Read for Seen<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.frame.read(out)?;
+        self.seen.borrow_mut().extend_from_slice(out.get(..read).unwrap_or_default());
+        Ok(read)
+    }
+}
+
+/// The page size a database file begins with; 1 stands for 65536.
+fn page_size_of(file: &[u8]) -> Result<PageSize> {
+    let field = file.get(PAGE_SIZE_AT..PAGE_SIZE_AT + 2).and_then(|bytes| bytes.try_into().ok());
+    let Some(field) = field else {
+        return Err(Error::corrupt("it is no database: it is too short"));
+    };
+    let bytes = match u16::from_be_bytes(field) {
+        1 => 65536,
+        other => u32::from(other),
+    };
+    PageSize::new(bytes)
+}
