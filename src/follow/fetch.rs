@@ -16,12 +16,13 @@
 //! An error ends the stream: the replica tries again from where it is.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io::{self, Read};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::archive::{Extent, From};
 use super::held::{self, Held};
 use super::pipe::{Pieces, Writing};
+use super::proved::{copy_checked, page_size_of};
 use super::stream::{Manners, UNSIZED};
 use crate::archive::hold::hold;
 use crate::archive::tree::Tree;
@@ -36,10 +37,9 @@ use crate::wal::PageSize;
 const WIDE_LOOK_EVERY: u32 = 10;
 /// Looks at everything are not further apart than this, however rarely the index is looked at.
 const WIDE_LOOK_MAX: Duration = Duration::from_secs(10);
-/// Where a database file says its page size.
-const PAGE_SIZE_AT: usize = 16;
-/// Bytes decoded at once.
-const PART_BYTES: usize = 256 << 10;
+/// An archive that says it reaches further than it does may be in the middle of its first upload:
+/// as long as something comes, and then so long.
+const OWED_MAX: Duration = Duration::from_secs(60);
 
 /// One stream's worth of fetching.
 pub struct Fetcher<'a> {
@@ -83,14 +83,18 @@ impl<'a> Fetcher<'a> {
         let found = self.begin(from)?;
         self.take(&found)?;
         self.beat()?;
-        let mut looks = 0;
+        let (mut looks, mut heard) = (0, Instant::now());
         let wide = WIDE_LOOK_MAX.as_millis() / self.poll.as_millis().max(1);
         let wide = u32::try_from(wide).unwrap_or(u32::MAX).clamp(1, WIDE_LOOK_EVERY);
         loop {
             let moved = self.look()?;
             self.beat()?;
             if moved {
+                heard = Instant::now();
                 continue;
+            }
+            if heard.elapsed() > OWED_MAX {
+                self.require_promised()?;
             }
             if self.extent == Extent::Rest {
                 return Ok(());
@@ -320,12 +324,23 @@ impl<'a> Fetcher<'a> {
         if self.extent == Extent::Rest {
             return Ok(());
         }
-        let place = |pos: &Pos| (pos.index, pos.offset);
-        let pos = self.promised.into_iter().chain([self.reached]).max_by_key(place);
-        let pos = pos.unwrap_or(self.reached);
+        let pos = self.owed().unwrap_or(self.reached);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.writing.write(&Heartbeat { pos, unix_ms }.encode_record())
+    }
+
+    /// What the archive said it reaches, if nothing of the kind has come yet.
+    fn owed(&self) -> Option<Pos> {
+        let place = |pos: Pos| (pos.index, pos.offset);
+        self.promised.filter(|promised| place(*promised) > place(self.reached))
+    }
+
+    fn require_promised(&self) -> Result<()> {
+        let Some(owed) = self.owed() else { return Ok(()) };
+        let why =
+            format!("it says it reaches {owed}, but the WAL segment at {} is missing", self.at);
+        Err(Error::new(ErrorKind::NoWalSegments, why).context(self.archive.url()))
     }
 
     /// Fails if a generation has begun after ours that can be followed.
@@ -374,62 +389,4 @@ impl<'a> Fetcher<'a> {
         };
         Err(Error::new(ErrorKind::NoWalSegments, why).context(self.archive.url()))
     }
-}
-
-/// Copies a frame, a block at a time, each only when what follows it was read and proved: all of a
-/// frame of one block. Otherwise who applies it would see damage first, and cannot name the object.
-/// `first` is called with the beginning of the content before anything is written. Returns the
-/// content's size.
-fn copy_checked(
-    frame: Box<dyn Read + Send>,
-    out: &mut impl Write,
-    first: impl FnOnce(&[u8]) -> Result<()>,
-) -> Result<u64> {
-    let seen = std::cell::RefCell::new(Vec::new());
-    let mut content = lz4::Decoder::new(Seen { frame, seen: &seen }, u64::MAX);
-    let (mut part, mut size, mut first) = (vec![0; PART_BYTES], 0, Some(first));
-    let mut held = Vec::new();
-    loop {
-        let read = content.read(&mut part)?;
-        if let Some(first) = first.take() {
-            first(part.get(..read).unwrap_or_default())?;
-        }
-        let more = std::mem::take(&mut *seen.borrow_mut());
-        if read == 0 || !more.is_empty() {
-            out.write_all(&held)?;
-            held = more;
-        }
-        if read == 0 {
-            out.write_all(&held)?;
-            return Ok(size);
-        }
-        size += read as u64;
-    }
-}
-
-/// Remembers what was read.
-struct Seen<'a> {
-    frame: Box<dyn Read + Send>,
-    seen: &'a std::cell::RefCell<Vec<u8>>,
-}
-
-impl Read for Seen<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let read = self.frame.read(out)?;
-        self.seen.borrow_mut().extend_from_slice(out.get(..read).unwrap_or_default());
-        Ok(read)
-    }
-}
-
-/// The page size a database file begins with; 1 stands for 65536.
-fn page_size_of(file: &[u8]) -> Result<PageSize> {
-    let field = file.get(PAGE_SIZE_AT..PAGE_SIZE_AT + 2).and_then(|bytes| bytes.try_into().ok());
-    let Some(field) = field else {
-        return Err(Error::corrupt("it is no database: it is too short"));
-    };
-    let bytes = match u16::from_be_bytes(field) {
-        1 => 65536,
-        other => u32::from(other),
-    };
-    PageSize::new(bytes)
 }

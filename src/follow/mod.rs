@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! client, url, stream          bytes off the wire
-//! archive, fetch, held, pipe   the same records out of an archive
+//! archive, fetch, held, pipe   the same records out of an archive, proved on the way
 //! source                       which of them
 //! session, cursor              records in order, proved by the upstream's checksum chain
 //! replica, image, schema       into which file, the first snapshot, and another history's
@@ -30,6 +30,7 @@ mod intents;
 mod keeper;
 mod pace;
 mod pipe;
+mod proved;
 mod replica;
 mod schema;
 mod session;

@@ -1,0 +1,72 @@
+//! Objects of an archive on their way into a stream: passed on as they are, but not before they have
+//! proved to be sound.
+
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+
+use crate::error::{Error, Result};
+use crate::lz4;
+use crate::wal::PageSize;
+
+/// Where a database file says its page size.
+const PAGE_SIZE_AT: usize = 16;
+/// Bytes decoded at once.
+const PART_BYTES: usize = 256 << 10;
+
+/// Copies a frame, a block at a time, each only when what follows it was read and proved: all of a
+/// frame of one block. Otherwise who applies it would see damage first, and cannot name the object.
+/// `first` is called with the beginning of the content before anything is written. Returns the
+/// content's size.
+pub fn copy_checked(
+    frame: Box<dyn Read + Send>,
+    out: &mut impl Write,
+    first: impl FnOnce(&[u8]) -> Result<()>,
+) -> Result<u64> {
+    let seen = RefCell::new(Vec::new());
+    let mut content = lz4::Decoder::new(Seen { frame, seen: &seen }, u64::MAX);
+    let (mut part, mut size, mut first) = (vec![0; PART_BYTES], 0, Some(first));
+    let mut held = Vec::new();
+    loop {
+        let read = content.read(&mut part)?;
+        if let Some(first) = first.take() {
+            first(part.get(..read).unwrap_or_default())?;
+        }
+        let more = std::mem::take(&mut *seen.borrow_mut());
+        if read == 0 || !more.is_empty() {
+            out.write_all(&held)?;
+            held = more;
+        }
+        if read == 0 {
+            out.write_all(&held)?;
+            return Ok(size);
+        }
+        size += read as u64;
+    }
+}
+
+/// Remembers what was read.
+struct Seen<'a> {
+    frame: Box<dyn Read + Send>,
+    seen: &'a RefCell<Vec<u8>>,
+}
+
+impl Read for Seen<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.frame.read(out)?;
+        self.seen.borrow_mut().extend_from_slice(out.get(..read).unwrap_or_default());
+        Ok(read)
+    }
+}
+
+/// The page size a database file begins with; 1 stands for 65536.
+pub fn page_size_of(file: &[u8]) -> Result<PageSize> {
+    let field = file.get(PAGE_SIZE_AT..PAGE_SIZE_AT + 2).and_then(|bytes| bytes.try_into().ok());
+    let Some(field) = field else {
+        return Err(Error::corrupt("it is no database: it is too short"));
+    };
+    let bytes = match u16::from_be_bytes(field) {
+        1 => 65536,
+        other => u32::from(other),
+    };
+    PageSize::new(bytes)
+}
