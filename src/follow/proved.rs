@@ -1,5 +1,5 @@
-//! Objects of an archive on their way into a stream: passed on as they are, but not before they have
-//! proved to be sound.
+//! Objects of an archive on their way into a stream: passed on as they are, but not before they
+//! have proved to be sound.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
