@@ -50,6 +50,11 @@ const DICTIONARY: u8 = 0b0000_0001;
 /// FLG, BD and checksum of a frame of stored blocks: no optional part.
 const STORED_DESCRIPTOR: [u8; 3] = [VERSION | INDEPENDENT, BLOCK_SIZE_CODE, 0x73];
 
+/// Whether bytes begin as a frame does.
+pub fn is_frame(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC)
+}
+
 /// Bytes that [`write_stored`] adds to `len` bytes.
 pub const fn stored_frame_overhead(len: usize) -> usize {
     MAGIC.len() + 3 + 4 * len.div_ceil(BLOCK_SIZE) + 4

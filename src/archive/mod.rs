@@ -30,6 +30,7 @@ use std::time::SystemTime;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::info::{SnapshotInfo, WalSegmentInfo};
+use crate::lz4;
 use crate::pos::{Generation, Index, Offset, Pos, parse_offset};
 pub use hold::{Hold, hold};
 use label::{Label, Moment, Piece};
@@ -317,6 +318,11 @@ impl Archive {
         {
             let why =
                 format!("it is the {} at {}, under another's name", kind(label.piece), label.pos);
+            return Err(Error::corrupt(why).context(name()));
+        }
+        // A damaged label must not pass for none: the store's times would be believed instead.
+        if label.is_none() && !lz4::is_frame(&taken) {
+            let why = "it begins neither with a label nor with an LZ4 frame";
             return Err(Error::corrupt(why).context(name()));
         }
         Ok(Opened { label, frame: Box::new(io::Cursor::new(taken).chain(object)) })

@@ -80,6 +80,19 @@ pub fn lock_file(file: &File) -> Result<bool> {
     }
 }
 
+/// Asks the system to bring what was written to a part of `file`, in bytes, to the disk soon,
+/// without waiting for it: a hint, that proves nothing.
+pub fn start_writeback(file: &File, offset: u64, len: u64) {
+    #[cfg(target_os = "linux")]
+    if let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) {
+        let file = std::os::fd::AsRawFd::as_raw_fd(file);
+        // SAFETY: an open descriptor and numbers.
+        unsafe { libc::sync_file_range(file, offset, len, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _unknown_there = (file, offset, len);
+}
+
 /// Keeps this library mapped for the life of the process, whatever the host does with it.
 pub(super) fn pin_library() {
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::work::Stop;
 use crate::archive::sink::PageSink;
 use crate::error::{Context, Error, Result};
+use crate::host::os;
 use crate::wal::{PageSize, WAL_FRAME_HEADER_SIZE};
 
 /// How every SQLite database begins.
@@ -226,6 +227,8 @@ impl Below {
             }
             at += usize::from(at == start);
         }
+        // The disk works while the next blocks are being expanded.
+        os::start_writeback(&self.file, offset, bytes.len() as u64);
         Ok(())
     }
 }
