@@ -21,6 +21,8 @@ use crate::registry::{self, Level};
 const POSITION_AFTER: Duration = Duration::from_secs(5);
 /// At the end of an index it is, too, but not more often than this.
 const POSITION_EVERY: Duration = Duration::from_secs(1);
+/// However much there is to send, so often other things have their turn.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// With nothing due it is looked around so often.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -47,6 +49,8 @@ pub(super) struct Stream<'s> {
     pub(super) latest: SystemTime,
     pub(super) batch: Batch,
     pub(super) carried: Option<Arc<Segment>>,
+    /// There is more to send than fits into one object.
+    pub(super) behind: bool,
     pub(super) sent: Instant,
     /// What the archive's position says, and when that was written.
     pub(super) position: (Option<Pos>, Instant),
@@ -88,6 +92,7 @@ impl<'s> Stream<'s> {
             latest,
             batch: Batch::default(),
             carried: None,
+            behind: false,
             sent: Instant::now(),
             position: (position, Instant::now()),
             needed: position.filter(|position| !covers(at.pos, *position)),
@@ -161,13 +166,19 @@ impl<'s> Stream<'s> {
             return Ok(());
         }
         let shared = self.shared;
-        match self.subscription.next_unless(self.next_chore(), &|| shared.is_urgent())? {
+        let next = match self.carried.take() {
+            Some(segment) => Item::Segment(segment),
+            None => self.subscription.next_unless(self.next_chore(), &|| shared.is_urgent())?,
+        };
+        match next {
             Item::Snapshot(snapshot) => self.begin_chain(&snapshot),
             Item::Segment(segment) => {
                 self.carried = Some(segment);
                 self.progress();
-                let due = shared.config.sync_interval.saturating_sub(self.sent.elapsed());
-                shared.sleep(due, || shared.is_urgent());
+                if !self.behind {
+                    let due = shared.config.sync_interval.saturating_sub(self.sent.elapsed());
+                    shared.sleep(due, || shared.is_urgent());
+                }
                 self.drain()
             }
             Item::Large(_) => Err(Error::bug("a large transaction was not split")),
@@ -175,14 +186,15 @@ impl<'s> Stream<'s> {
         }
     }
 
-    /// Sends everything captured so far.
+    /// Sends what is captured, until there is no more or other things are due.
     pub(super) fn drain(&mut self) -> Result<()> {
+        let began = Instant::now();
         loop {
-            let more = self.fill()?;
+            self.behind = self.fill()?;
             if self.batch.is_empty() || self.shared.stopping() {
                 return Ok(());
             }
-            if !self.send()? || !more {
+            if !self.send()? || !self.behind || began.elapsed() >= DRAIN_MAX {
                 return Ok(());
             }
         }

@@ -8,11 +8,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
 #![allow(clippy::cast_possible_truncation, missing_docs)]
 
+mod archive;
 mod kit;
 mod scenario;
 pub mod servers;
 mod shell;
 
+#[allow(unused_imports, reason = "not every test program archives")]
+pub use archive::*;
 pub use kit::*;
 #[allow(unused_imports, reason = "each test program uses its own part of this")]
 pub use scenario::*;
