@@ -28,8 +28,8 @@ update-expected: setup  ## the same, and rewrite sql/*.expected with what the sh
 soak: setup  ## the long form of every test; SEED=n repeats a run
 	SOAK=1 cargo test --locked --release -- --nocapture
 
-bench: build  ## lag and write rates, as a table and as JSON lines in target/bench/
-	cargo bench --locked --bench live
+bench: build  ## lag, write rates, archives; as tables and as JSON lines in target/bench/
+	cargo bench --locked --bench live --bench archive
 
 fmt:  ## rustfmt
 	cargo fmt
