@@ -3,11 +3,13 @@
 //! | written by       | read by                       | where                    |
 //! |------------------|-------------------------------|--------------------------|
 //! | 0.5 (LTX files)  | us, and 0.5 for comparison    | five.rs                  |
+//! | 0.3              | us                            | three.rs                 |
 //! | us, layout v0.3  | 0.3 and 0.5                   | ours.rs                  |
 //!
 //! The releases run as processes beside an application that writes; they are asked to end, and
 //! killed with the test. Databases are compared by all they hold, and byte by byte where two
-//! programs restore one archive.
+//! programs restore one archive. Each test makes its changes with pauses, and restores the state
+//! of each pause by its time.
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
@@ -15,5 +17,8 @@
 mod common;
 mod data;
 mod five;
+mod history;
 mod ours;
+mod place;
 mod stock;
+mod three;

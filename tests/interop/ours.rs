@@ -16,7 +16,10 @@ use litestream::pos::{Generation, Index, Offset, Pos};
 
 use crate::common::Folder;
 use crate::data::{Application, STEPS, assert_content, content};
-use crate::stock::Release::{Five, Three};
+use crate::history::{History, remove, text};
+use crate::place::Place;
+use crate::stock::Config;
+use crate::stock::Release::{self, Five, Three};
 
 /// Archives a database as a replica does, without one: an index a call.
 struct Archiver {
@@ -64,14 +67,15 @@ impl Archiver {
     }
 }
 
+/// Several segments an index, snapshots now and then, ends and a position: all at hand.
 #[test]
-fn both_releases_restore_layout_v0_3() {
+fn every_kind_of_object() {
     let folder = Folder::new("interop-ours");
     for page_size in [512, 4096, 65_536] {
         let path = folder.file(&format!("db{page_size}"));
-        let url = format!("file://{}", folder.file(&format!("archive{page_size}")).display());
+        let place = Place::folder(&folder, &format!("archive{page_size}"));
         let mut database = Application::new(path.clone(), page_size);
-        let mut archiver = Archiver::new(&url);
+        let mut archiver = Archiver::new(place.url());
         let mut history = Vec::new();
         for step in 0..STEPS {
             database.script("PRAGMA wal_checkpoint(TRUNCATE)");
@@ -81,22 +85,50 @@ fn both_releases_restore_layout_v0_3() {
             database.step(step);
             archiver.wal(&path, 24 + page_size as usize);
             history.push((SystemTime::now(), database.content()));
-            // The releases know whole seconds of a store's times.
             if step == 3 {
-                sleep(Duration::from_millis(1100));
+                sleep(Duration::from_millis(100));
             }
         }
         for release in [Three, Five] {
+            let config = Config::new(release, &folder, &[(&path, &place)]);
             let restore = |arguments: &[&str], expected: &str| {
-                let what = format!("{release:?} restores {url} {arguments:?}");
-                let to = folder.file(&format!("{release:?}{page_size}{}", arguments.len()));
-                release.restore(&url, &to, arguments).unwrap_or_else(|e| panic!("{what}: {e}"));
+                let what = format!("{release:?} restores {} {arguments:?}", place.url());
+                let to = folder.file("restored");
+                config.restore(&path, &to, arguments).unwrap_or_else(|e| panic!("{what}: {e}"));
                 assert_content(&content(&to), expected, &what);
+                remove(&to);
             };
             restore(&[], &history[STEPS - 1].1);
             let (time, held) = &history[3];
-            let text = humantime::format_rfc3339_millis(*time).to_string();
-            restore(&["-timestamp", &text], held);
+            restore(&["-timestamp", &text(*time)], held);
         }
     }
+}
+
+/// Every state that was recorded, restored by a release.
+pub fn check(folder: &Folder, history: &History, release: Release) {
+    let to = folder.file("theirs");
+    for (number, place) in history.places.iter().enumerate() {
+        let restore = |arguments: &[&str], expected: &str| {
+            let what = format!("{release:?} restores {} {arguments:?}", place.url());
+            history.theirs(number, &to, arguments);
+            assert_content(&content(&to), expected, &what);
+            remove(&to);
+        };
+        restore(&[], history.last(number));
+        let (_, before) = history.moments.split_last().unwrap();
+        for moment in before {
+            restore(&["-timestamp", &text(moment.time)], &moment.held[number]);
+        }
+    }
+}
+
+#[test]
+fn every_state_of_every_page_size() {
+    let folder = Folder::new("interop-replicate");
+    let place = |size: u32| (size, Place::folder(&folder, &format!("archive{size}")));
+    let mut history = History::ours(Three, &folder, [512, 4096, 65_536].map(place).into());
+    check(&folder, &history, Three);
+    history.restored_by(Five, &folder);
+    check(&folder, &history, Five);
 }
