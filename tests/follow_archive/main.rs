@@ -6,10 +6,14 @@
 
 mod archiver;
 mod basics;
+#[path = "../common/mod.rs"]
+mod common;
 mod crash;
 mod foreign;
+mod hosts;
 mod moves;
 #[path = "../follow/support.rs"]
 mod support;
+mod tables;
 #[path = "../follow/upstream.rs"]
 mod upstream;
