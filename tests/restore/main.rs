@@ -9,5 +9,6 @@ mod support;
 
 mod damage;
 mod refusals;
+mod replicated;
 mod shapes;
 mod states;
