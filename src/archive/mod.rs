@@ -168,6 +168,21 @@ impl Archive {
         })
     }
 
+    /// A generation's snapshots, without looking at the rest.
+    pub fn snapshots(&self, generation: Generation) -> Result<Vec<SnapshotObject>> {
+        let mut found = Vec::new();
+        let folder = format!("{}snapshots/", tree::folder(generation));
+        self.store.list(&folder, &mut |object: Object| {
+            let Object { key, size, modified: created_at } = object;
+            if let Some(Name::Snapshot(index, tree)) = tree::parse(generation, &key) {
+                let info = SnapshotInfo { generation, index, size, created_at };
+                found.push(SnapshotObject { info, tree });
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// Everything it holds of a generation.
     pub fn list(&self, generation: Generation) -> Result<Listing> {
         self.list_below(generation, &[tree::folder(generation)])

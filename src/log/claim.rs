@@ -72,7 +72,7 @@ impl Log {
             }
             let why = format!(
                 "{} is too far behind: {bytes} bytes wait for it and \"backlog_bytes\" is {}; \
-                 history from index {from} on will be missing there",
+                 history from index {from} on may be missing there",
                 wanted.name, wanted.bytes_max
             );
             gave_way.push(why);

@@ -94,16 +94,9 @@ impl Retention {
 fn may_hold_waste(shared: &Shared, horizon: SystemTime) -> Result<bool> {
     let (mut old, mut all) = (0, 0);
     for generation in shared.archive.generations()? {
-        let seen = shared.archive.each(generation, &mut |entry| match entry {
-            Entry::Snapshot(snapshot) => {
-                all += 1;
-                old += usize::from(snapshot.info.created_at <= horizon);
-                Ok(())
-            }
-            // Snapshots are listed first.
-            _ => Err(enough()),
-        });
-        until_enough(seen)?;
+        let snapshots = shared.archive.snapshots(generation)?;
+        all += snapshots.len();
+        old += snapshots.iter().filter(|it| it.info.created_at <= horizon).count();
     }
     Ok(old > 0 && all > 1)
 }

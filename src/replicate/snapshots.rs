@@ -71,7 +71,7 @@ impl Stream<'_> {
     }
 
     fn has_snapshot(&mut self, snapshot: &Snapshot) {
-        self.newest = snapshot.info.index;
+        self.newest = Some(snapshot.info.index);
         self.newest_at = SystemTime::now();
         self.newest_bytes = snapshot.stored_size();
         self.asked = None;
@@ -90,8 +90,9 @@ impl Stream<'_> {
             };
         }
         let wanted = lock(&self.shared.progress).want_snapshot;
-        let asked = wanted
-            .filter(|pos| pos.generation == self.at.pos.generation && pos.index > self.newest);
+        let asked = wanted.filter(|pos| {
+            pos.generation == self.at.pos.generation && Some(pos.index) > self.newest
+        });
         if asked.is_none() && wanted.is_some() {
             self.shared.update(|progress| progress.want_snapshot = None);
         }
@@ -104,6 +105,8 @@ impl Stream<'_> {
         let due =
             policy::wants_snapshot(since, config.snapshot_interval, config.snapshot_bytes_min);
         let lately = self.asked.is_some_and(|asked| asked.elapsed() < SNAPSHOT_RETRY);
+        // Without one, because somebody deleted it, segments are of no use.
+        let due = due || self.newest.is_none();
         if asked.is_none() && (!due || lately) {
             return Ok(());
         }
@@ -118,12 +121,12 @@ impl Stream<'_> {
         let patience = Patience { wait: SNAPSHOT_WAIT, interrupted: &interrupted };
         let newer = |snapshot: &Snapshot| {
             let info = snapshot.info;
-            info.generation == self.at.pos.generation && info.index > self.newest
+            info.generation == self.at.pos.generation && Some(info.index) > self.newest
         };
         let mut found = log.newest_snapshot().filter(newer);
         if found.is_none() {
             self.asked = Some(Instant::now());
-            let current = log.position().is_some_and(|pos| pos.index <= self.newest);
+            let current = log.position().is_some_and(|pos| Some(pos.index) <= self.newest);
             let done = if current {
                 // An index has one snapshot: the WAL has to start over first.
                 capture.checkpoint(CheckpointMode::Passive, &patience).map(|_| ())

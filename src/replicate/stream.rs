@@ -57,7 +57,7 @@ pub(super) struct Stream<'s> {
     /// The first snapshot of this chain is exact from here on.
     pub(super) needed: Option<Pos>,
     pub(super) waiting: Option<Waiting>,
-    pub(super) newest: Index,
+    pub(super) newest: Option<Index>,
     pub(super) newest_at: SystemTime,
     pub(super) newest_bytes: u64,
     pub(super) bytes_since: u64,
@@ -97,7 +97,7 @@ impl<'s> Stream<'s> {
             position: (position, Instant::now()),
             needed: position.filter(|position| !covers(at.pos, *position)),
             waiting: None,
-            newest: Index::ZERO,
+            newest: None,
             newest_at: SystemTime::UNIX_EPOCH,
             newest_bytes: 0,
             bytes_since: survey.bytes_since,
@@ -119,7 +119,7 @@ impl<'s> Stream<'s> {
 
     fn take_over(&mut self, survey: &Survey) {
         if let Some(snapshot) = survey.snapshot {
-            self.newest = snapshot.info.index;
+            self.newest = Some(snapshot.info.index);
             self.newest_at = snapshot.info.created_at;
             self.newest_bytes = snapshot.info.size;
         }
@@ -276,7 +276,7 @@ impl<'s> Stream<'s> {
 
     /// Whether the newest chain can be restored.
     pub(super) fn is_complete(&self) -> bool {
-        self.needed.is_none_or(|needed| covers(self.at.pos, needed))
+        self.newest.is_some() && self.needed.is_none_or(|needed| covers(self.at.pos, needed))
     }
 
     /// Tells the tables and those who wait.
@@ -286,11 +286,11 @@ impl<'s> Stream<'s> {
         let noted = self.position.0.filter(|_| complete);
         let behind = self.carried.as_ref().map(|segment| segment.created_at);
         let level = self.shared.capture.log().position() == Some(pos);
-        let snapshot = Pos { index: self.newest, ..pos.truncate() };
+        let snapshot = self.newest.map(|index| Pos { index, ..pos.truncate() });
         self.shared.update(|progress| {
             progress.pos = Some(pos);
             progress.noted = noted;
-            progress.snapshot = Some(snapshot);
+            progress.snapshot = snapshot;
             progress.complete = complete;
             progress.behind_since = behind;
             if level && complete {

@@ -6,5 +6,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod crash;
 mod daily;
+mod parted;
 mod primary;
+mod retention;
+mod several;

@@ -39,7 +39,6 @@ impl Primary {
     }
 
     /// kill -9, and a new process on the same files.
-    #[expect(dead_code, reason = "soon")]
     pub fn killed_and_restarted(self) -> Primary {
         let Primary { path, archive, options, host, db: _ } = self;
         host.kill();
@@ -67,7 +66,6 @@ impl Primary {
         self.db.text("SELECT litestream_sync()")
     }
 
-    #[expect(dead_code, reason = "soon")]
     pub fn replica(&self, column: &str) -> String {
         self.db.value(&format!("SELECT {column} FROM litestream_replicas")).to_string()
     }
@@ -91,6 +89,18 @@ impl Primary {
         assert_eq!(archived.position, Some(place(&pos)), "its position");
         assert_eq!(archived.end(), place(&pos));
         self.assert_restores(&archived);
+        archived
+    }
+
+    /// The same while nothing is deleted.
+    pub fn assert_archived_at_rest(&self) -> Archived {
+        self.sync();
+        self.db.int("SELECT litestream_stop('replicate')");
+        let all = read_archive(&self.archive);
+        let archived = all.into_iter().next().unwrap();
+        archived.assert_whole();
+        self.assert_restores(&archived);
+        self.replicate();
         archived
     }
 
@@ -148,7 +158,6 @@ pub fn place(pos: &str) -> (u64, u64) {
 }
 
 /// Not to wait for anything: the moment of what follows is what is random here.
-#[expect(dead_code, reason = "soon")]
 pub fn pause_up_to(ms: u64) {
     std::thread::sleep(Duration::from_millis(Rng::new().below(ms)));
 }
