@@ -18,6 +18,7 @@ pub mod label;
 pub mod ltx;
 pub mod options;
 pub mod plan;
+mod s3;
 pub mod sink;
 pub mod store;
 pub mod tree;

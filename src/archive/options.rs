@@ -1,9 +1,11 @@
 //! What SQL may say about an archive, and where its store is.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::file::FileStore;
+use super::s3::config;
 use super::store::Store;
 use super::tree::Tree;
 use super::url::shown;
@@ -11,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 
 /// Options of every function that names an archive.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct ArchiveOptions {
     /// S3: the server's URL; none: Amazon's of the region.
     pub endpoint: Option<String>,
@@ -33,6 +35,20 @@ pub struct ArchiveOptions {
     pub age_recipients: Vec<String>,
     /// What reads encrypted objects: age secret keys.
     pub age_identities: Vec<String>,
+}
+
+/// Without what is secret.
+impl fmt::Debug for ArchiveOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArchiveOptions")
+            .field("endpoint", &self.endpoint)
+            .field("region", &self.region)
+            .field("path_style", &self.path_style)
+            .field("ca", &self.ca)
+            .field("tree", &self.tree)
+            .field("age_recipients", &self.age_recipients)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ArchiveOptions {
@@ -57,6 +73,10 @@ impl ArchiveOptions {
     pub(super) fn store(&self, url: &str) -> Result<Arc<dyn Store>> {
         if url.starts_with("file:") {
             return Ok(Arc::new(FileStore::new(url)?));
+        }
+        if url.starts_with("s3:") {
+            let environment = |name: &str| std::env::var(name).ok();
+            return Ok(Arc::new(config::store(url, self, &environment)?));
         }
         let expected = "expected file:///FOLDER or s3://BUCKET/PREFIX";
         Err(Error::usage(format!("invalid archive {}: {expected}", shown(url))))

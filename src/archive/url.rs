@@ -3,6 +3,7 @@
 //! | form                  | means                                                       |
 //! |-----------------------|-------------------------------------------------------------|
 //! | `file:///FOLDER`      | a folder; the path is absolute and percent-encoded          |
+//! | `s3://BUCKET/PREFIX`  | objects below `PREFIX/`; as it stands, nothing is decoded    |
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -45,6 +46,36 @@ pub fn folder_of(url: &str) -> Result<PathBuf> {
         return Err(bad("it names no folder"));
     }
     Ok(PathBuf::from(OsString::from_vec(bytes)))
+}
+
+/// The bucket and the prefix a URL names; the prefix ends in a slash, or is empty.
+pub fn bucket_of(url: &str) -> Result<(String, String)> {
+    let bad = |why: &str| {
+        let expected = "expected s3://BUCKET/PREFIX, with a server other than Amazon's in the \
+                        option \"endpoint\"";
+        Error::usage(format!("invalid archive {}: {why}; {expected}", shown(url)))
+    };
+    let rest = url.strip_prefix("s3://").ok_or_else(|| bad("it does not begin with s3://"))?;
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.contains(['@', ':']) {
+        return Err(bad("keys, hosts and ports do not belong in it"));
+    }
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if !(3..=255).contains(&bucket.len()) || !bucket.bytes().all(allowed) {
+        return Err(bad("that is no bucket's name"));
+    }
+    let prefix = prefix.trim_end_matches('/');
+    if prefix.is_empty() {
+        return Ok((bucket.to_owned(), String::new()));
+    }
+    let odd = |name: &str| name.is_empty() || name == "." || name == "..";
+    if prefix.split('/').any(odd) || prefix.len() > 512 {
+        return Err(bad("the prefix has an empty part, a . or a .., or is too long"));
+    }
+    if prefix.contains(|c: char| c.is_control() || "?#%\\".contains(c)) {
+        return Err(bad("the prefix has one of ? # % \\ or a control character"));
+    }
+    Ok((bucket.to_owned(), format!("{prefix}/")))
 }
 
 /// Takes percent signs for what they stand for.
@@ -95,6 +126,34 @@ mod tests {
             let error = folder_of(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage, "{url}");
             assert!(error.to_string().contains("file:///FOLDER"), "{error}");
+        }
+    }
+
+    #[test]
+    fn buckets() {
+        let check = |url: &str, bucket: &str, prefix: &str| {
+            assert_eq!(bucket_of(url).unwrap(), (bucket.to_owned(), prefix.to_owned()));
+        };
+        check("s3://abc", "abc", "");
+        check("s3://abc/", "abc", "");
+        check("s3://a.b-c/d", "a.b-c", "d/");
+        check("s3://abc/d e/f//", "abc", "d e/f/");
+        for url in [
+            "s3:",
+            "s3://",
+            "s3://ab",
+            "s3://a b c",
+            "s3://key@abc/d",
+            "s3://abc:9000/d",
+            "s3://abc//d",
+            "s3://abc/d/../e",
+            "s3://abc/d?e",
+            "s3://abc/d%20e",
+            "s3:abc",
+        ] {
+            let error = bucket_of(url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{url}");
+            assert!(error.to_string().contains("s3://BUCKET/PREFIX"), "{error}");
         }
     }
 }

@@ -8,4 +8,5 @@ mod common;
 
 mod file;
 mod rules;
+mod s3;
 mod servers;
