@@ -25,8 +25,7 @@ pub fn check(folder: &Folder, history: &History) {
             restorer.check(place, options, &ours, expected);
         };
         compare(json!({}), &[], history.last(number));
-        let (_, before) = history.moments.split_last().unwrap();
-        for moment in before {
+        for moment in history.moments(number) {
             let time = text(moment.time);
             let held = &moment.held[number];
             compare(json!({"timestamp": time}), &["-timestamp", &time], held);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use crate::common::{DEADLINE, Db, Folder, Host};
+use crate::common::{DEADLINE, Db, Folder, Host, soak};
 use crate::data::{Application, STEPS, assert_content, content};
 use crate::place::Place;
 use crate::stock::{Config, Release};
@@ -22,7 +22,7 @@ pub struct History {
     pub config: Config,
     pub databases: Vec<Application>,
     pub places: Vec<Place>,
-    pub moments: Vec<Moment>,
+    moments: Vec<Moment>,
 }
 
 impl History {
@@ -98,6 +98,15 @@ impl History {
     /// Has another release restore.
     pub fn restored_by(&mut self, release: Release, folder: &Folder) {
         self.config = History::config(release, folder, &self.databases, &self.places);
+    }
+
+    /// The moments at which database `number` is to be looked at, the last not among them: all of
+    /// them in the long form, else two, others for each database.
+    pub fn moments(&self, number: usize) -> impl Iterator<Item = &Moment> {
+        let before = &self.moments[..self.moments.len() - 1];
+        let picked = [number, number + 2].map(|at| at % before.len());
+        let moments = before.iter().enumerate();
+        moments.filter(move |(at, _)| soak() || picked.contains(at)).map(|(_, moment)| moment)
     }
 
     /// What database `number` held last.

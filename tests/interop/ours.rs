@@ -116,8 +116,7 @@ pub fn check(folder: &Folder, history: &History, release: Release) {
             remove(&to);
         };
         restore(&[], history.last(number));
-        let (_, before) = history.moments.split_last().unwrap();
-        for moment in before {
+        for moment in history.moments(number) {
             restore(&["-timestamp", &text(moment.time)], &moment.held[number]);
         }
     }

@@ -14,7 +14,7 @@ pub fn check(folder: &Folder, history: &History) {
     let to = folder.file("ours");
     for (number, place) in history.places.iter().enumerate() {
         restorer.check(place, json!({"integrity_check": true}), &to, history.last(number));
-        for moment in &history.moments {
+        for moment in history.moments(number) {
             let options = json!({"timestamp": text(moment.time)});
             restorer.check(place, options, &to, &moment.held[number]);
         }
