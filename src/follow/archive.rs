@@ -68,7 +68,7 @@ impl ArchiveSource {
 
     /// Begins to fetch; waits until it is known from where on.
     pub fn open(&self, from: Option<From>, extent: Extent, shared: &Shared) -> Result<Stream> {
-        let archive = Archive::open(&self.url, &self.options)?;
+        let archive = Arc::new(Archive::open(&self.url, &self.options)?);
         let store = Arc::clone(archive.store());
         let pipe = Pipe::new(move || store.close());
         shared.adopt(Arc::clone(&pipe) as Arc<dyn Cut>);

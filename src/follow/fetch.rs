@@ -15,23 +15,21 @@
 //!
 //! An error ends the stream: the replica tries again from where it is.
 
+mod send;
+
 use std::collections::BTreeSet;
-use std::io::{self, Read};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::archive::{Extent, From};
 use super::held::{self, Held};
-use super::pipe::{Pieces, Writing};
-use super::proved::{copy_checked, page_size_of};
-use super::stream::{Manners, UNSIZED};
+use super::pipe::Writing;
 use crate::archive::hold::hold;
 use crate::archive::tree::Tree;
-use crate::archive::{Archive, Listing, Opened, SegmentObject, SnapshotObject};
-use crate::error::{Context, Error, ErrorKind, Result};
-use crate::lz4;
+use crate::archive::{Archive, Listing};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pos::{Generation, Offset, Pos};
-use crate::record::{FLAG_LZ4, Heartbeat, RecordType, StreamRecordHeader};
-use crate::wal::PageSize;
+use send::name_of;
 
 /// Every so many looks at the current index, also the next one and the snapshots are looked at.
 const WIDE_LOOK_EVERY: u32 = 10;
@@ -43,7 +41,7 @@ const OWED_MAX: Duration = Duration::from_secs(60);
 
 /// One stream's worth of fetching.
 pub struct Fetcher<'a> {
-    archive: &'a Archive,
+    archive: &'a Arc<Archive>,
     writing: &'a Writing,
     poll: Duration,
     extent: Extent,
@@ -63,7 +61,12 @@ pub struct Fetcher<'a> {
 
 impl<'a> Fetcher<'a> {
     /// Fetches from `archive` into `writing`.
-    pub fn new(archive: &'a Archive, writing: &'a Writing, poll: Duration, extent: Extent) -> Self {
+    pub fn new(
+        archive: &'a Arc<Archive>,
+        writing: &'a Writing,
+        poll: Duration,
+        extent: Extent,
+    ) -> Self {
         Fetcher {
             archive,
             writing,
@@ -166,7 +169,7 @@ impl<'a> Fetcher<'a> {
                 self.is_labelled = opened.label.is_some();
                 self.tree = Some(segment.tree());
                 let end = held::verify(opened, segment.info.offset, from);
-                let end = end.map_err(|error| error.context(self.name(segment)))?;
+                let end = end.map_err(|error| error.context(name_of(self.archive, segment)))?;
                 end.map(|end| (end, Some(*segment)))
             }
             Held::AtStart => Some((pos.offset, None)),
@@ -193,10 +196,6 @@ impl<'a> Fetcher<'a> {
     fn ends_before(&self, pos: Pos) -> Error {
         let why = format!("{} does not reach this replica's {pos} yet", self.archive.url());
         Error::new(ErrorKind::NoWalSegments, why)
-    }
-
-    fn say(&self, page_size: PageSize, starts_over: bool) {
-        self.writing.begin(Manners { page_size, beats: true, takes_acks: false, starts_over });
     }
 
     /// Looks at the current index, and at the next ones if it is finished; whether there was
@@ -239,97 +238,6 @@ impl<'a> Fetcher<'a> {
         Ok(())
     }
 
-    /// Sends what of `listing` comes next, as far as it is connected.
-    fn take(&mut self, listing: &Listing) -> Result<()> {
-        while let Some(next) = held::leads_on(listing, self.at, self.is_labelled) {
-            self.at = next;
-            if let Some(segment) = held::segment_at(listing, next) {
-                self.segment(segment)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn name(&self, segment: &SegmentObject) -> String {
-        let key = self.archive.segment_key(segment);
-        key.map_or_else(|_| segment.info.pos().to_string(), |key| self.archive.name(&key))
-    }
-
-    /// Sends a segment as it is.
-    fn segment(&mut self, segment: &SegmentObject) -> Result<()> {
-        let what = || self.name(segment);
-        let Opened { label, frame } = self.archive.open_segment(segment)?;
-        self.header(RecordType::WalSegment, 0, segment.info.pos())?;
-        let mut out = Pieces(self.writing);
-        let sent = copy_checked(frame, &mut out, |_| Ok(())).context(what)?;
-        out.finish()?;
-        if sent == 0 {
-            return Err(Error::corrupt("it is empty").context(what()));
-        }
-        self.is_labelled = label.is_some();
-        self.tree = Some(segment.tree());
-        self.advance(sent)
-    }
-
-    /// Sends a segment from the current position on.
-    fn rest_of(&mut self, segment: &SegmentObject) -> Result<()> {
-        let what = || self.name(segment);
-        let frame = self.archive.open_segment(segment)?.frame;
-        let mut content = lz4::Decoder::new(frame, u64::MAX);
-        let skip = self.at.offset.get().saturating_sub(segment.info.offset.get());
-        io::copy(&mut content.by_ref().take(skip), &mut io::sink()).context(what)?;
-        self.header(RecordType::WalSegment, 0, self.at)?;
-        let mut encoder = lz4::Encoder::stored(Pieces(self.writing), None)?;
-        let sent = io::copy(&mut content, &mut encoder).context(what)?;
-        encoder.finish()?.finish()?;
-        self.advance(sent)
-    }
-
-    fn advance(&mut self, sent: u64) -> Result<()> {
-        self.at.offset = Offset::new(self.at.offset.get().saturating_add(sent))?;
-        self.reached = self.at;
-        Ok(())
-    }
-
-    /// Says that the stream starts over, and sends the snapshot it starts with.
-    fn snapshot(&mut self, snapshot: &SnapshotObject) -> Result<()> {
-        let key = self.archive.snapshot_key(snapshot)?;
-        let what = || self.archive.name(&key);
-        let Opened { label, frame } = self.archive.open_snapshot(snapshot)?;
-        let pos = snapshot.info.pos();
-        let mut begun = false;
-        let mut out = Pieces(self.writing);
-        let size = copy_checked(frame, &mut out, |first| {
-            begun = true;
-            self.say(page_size_of(first)?, true);
-            self.header(RecordType::Snapshot, FLAG_LZ4, pos)
-        });
-        let size = size.context(what)?;
-        if size == 0 || !begun {
-            return Err(Error::corrupt("it is empty").context(what()));
-        }
-        out.finish()?;
-        (self.at, self.reached) = (pos, pos);
-        self.is_labelled = label.is_some();
-        Ok(())
-    }
-
-    fn header(&self, kind: RecordType, flags: u32, pos: Pos) -> Result<()> {
-        let header = StreamRecordHeader { flags, ..StreamRecordHeader::new(kind, pos, UNSIZED) };
-        self.writing.write(&header.encode())
-    }
-
-    /// Tells the archive's end. A replica that catches up has another goal.
-    fn beat(&self) -> Result<()> {
-        if self.extent == Extent::Rest {
-            return Ok(());
-        }
-        let pos = self.owed().unwrap_or(self.reached);
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        self.writing.write(&Heartbeat { pos, unix_ms }.encode_record())
-    }
-
     /// What the archive said it reaches, if nothing of the kind has come yet.
     fn owed(&self) -> Option<Pos> {
         let place = |pos: Pos| (pos.index, pos.offset);
@@ -346,6 +254,10 @@ impl<'a> Fetcher<'a> {
     /// Fails if a generation has begun after ours that can be followed.
     fn require_newest_generation(&mut self) -> Result<()> {
         let names = self.archive.generations()?;
+        if !names.contains(&self.at.generation) {
+            let why = format!("generation {} is not there any more", self.at.generation);
+            return Err(Error::new(ErrorKind::NoGeneration, why).context(self.archive.url()));
+        }
         if names.iter().all(|name| self.older.contains(name)) {
             return Ok(());
         }
@@ -371,7 +283,8 @@ impl<'a> Fetcher<'a> {
         let snapshots = self.archive.list_snapshots(generation)?.snapshots;
         let is_newer = snapshots.last().is_some_and(|it| it.info.index > self.at.index);
         let next = Pos { index: self.at.index.next(), offset: Offset::ZERO, ..self.at };
-        if !is_newer && self.index(next)?.segments.is_empty() {
+        let beyond = held::from(&self.index(self.at)?, self.at).len();
+        if !is_newer && beyond == 0 && self.index(next)?.segments.is_empty() {
             return Ok(());
         }
         let before = self.at;

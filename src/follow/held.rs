@@ -66,6 +66,13 @@ pub fn segment_at(listing: &Listing, pos: Pos) -> Option<&SegmentObject> {
     found.ok().and_then(|at| listing.segments.get(at))
 }
 
+/// The segments that start at `pos` or later.
+pub fn from(listing: &Listing, pos: Pos) -> &[SegmentObject] {
+    let place = (pos.index, pos.offset);
+    let at = listing.segments.partition_point(|it| (it.info.index, it.info.offset) < place);
+    &listing.segments[at..]
+}
+
 /// Whether the archive has moved on without a connection to `at`, the end of what was read: it has
 /// segments past it that nothing leads to, or it has nothing there any more and newer snapshots.
 pub fn is_cut_off(listing: &Listing, at: Pos, is_labelled: bool) -> bool {

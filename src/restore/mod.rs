@@ -34,6 +34,7 @@ use chain::Means;
 use destination::Destination;
 use image::Image;
 use work::Stop;
+pub use work::in_order;
 
 /// How often a chain is chosen anew because an object of it was deleted meanwhile.
 const TRIES_MAX: u32 = 3;

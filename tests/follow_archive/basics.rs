@@ -124,3 +124,37 @@ fn what_is_no_archive_is_refused_at_once() {
     }
     let _unused = url(&folder.file("x"));
 }
+
+/// Who comes late reads ahead, and a transaction may be in many segments.
+#[test]
+fn very_many_segments_are_read_soon() {
+    let folder = Folder::new("segments");
+    let (path, store) = (folder.file("replica.db"), folder.file("store"));
+    let mut primary = primary(&folder.file("primary.db"));
+    let mut archiver = Archiver::new(&store, Maker::We);
+    archiver.frames = 1;
+    for n in 0..10 {
+        primary.run(&format!("INSERT INTO t VALUES ({n}, randomblob(60000))"));
+        if n % 4 == 3 {
+            primary.restart(false);
+        }
+    }
+    primary.run("DELETE FROM t WHERE n = 1");
+    archiver.put(&primary.history);
+    let begun = Instant::now();
+    let follower = follow(&path, &store);
+    catch_up(&follower);
+    println!("1200 segments in {:?}", begun.elapsed());
+    assert_eq!(dump(&path), dump(&primary.path));
+    // One is lost on the way: everything before it is applied, and nothing after it.
+    follower.stop().unwrap();
+    let (lost, before) = (primary.history.end(), dump(&primary.path));
+    primary.run("UPDATE t SET pad = randomblob(9000)");
+    archiver.put(&primary.history);
+    archiver.remove_segment(lost.index.get(), lost.offset.get() + 536 * 20);
+    let follower = follow(&path, &store);
+    eventually("an error", || follower.status().error.is_some());
+    let error = follower.status().error.unwrap();
+    assert!(error.contains("is missing, and no snapshot is newer"), "{error}");
+    assert_eq!(dump(&path), before, "its transaction is not complete");
+}
