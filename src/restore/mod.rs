@@ -26,7 +26,8 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use crate::archive::plan::{self, Goal, LabelTimes};
 use crate::archive::sink::{Target, Until};
 use crate::archive::{Archive, ArchiveOptions, hold, ltx};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::ErrorKind::{Missing, NoGeneration, NoSnapshots, NoWalSegments};
+use crate::error::{Error, Result};
 use crate::host::conn::Connection;
 use crate::host::guard::guard;
 use crate::registry;
@@ -36,7 +37,8 @@ use image::Image;
 use work::Stop;
 pub use work::in_order;
 
-/// How often a chain is chosen anew because an object of it was deleted meanwhile.
+/// How often a chain is chosen at most: an object of it may have been deleted meanwhile, and a
+/// listing made while the archive grows may show something and not what came before it.
 const TRIES_MAX: u32 = 3;
 /// How soon an interrupted caller is noticed.
 const POLL: Duration = Duration::from_millis(50);
@@ -94,7 +96,7 @@ fn work(request: &Request, stop: &Arc<Stop>) -> Result<String> {
     let _nothing_is_deleted_meanwhile = hold(archive.url());
     for _ in 1..TRIES_MAX {
         match attempt(request, &archive, stop) {
-            Err(error) if error.kind() == ErrorKind::Missing => stop.check()?,
+            Err(error) if matches!(error.kind(), Missing | NoWalSegments) => stop.check()?,
             result => return result,
         }
     }
@@ -132,9 +134,7 @@ enum Plan {
 
 fn plan(request: &Request, archive: &Archive) -> Result<Plan> {
     let named = |error: Error| match error.kind() {
-        ErrorKind::NoGeneration | ErrorKind::NoSnapshots | ErrorKind::NoWalSegments => {
-            error.context(archive.url())
-        }
+        NoGeneration | NoSnapshots | NoWalSegments => error.context(archive.url()),
         _ => error,
     };
     if let Some(plan) = ltx::choose(archive, &request.target)? {
@@ -181,3 +181,6 @@ fn integrity_check(path: &Path, stop: &Stop) -> Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ fn every_state_of_a_replicated_database() {
         let options = json!({"layout": layout, "sync_interval": 0.02});
         replicate(&primary.db, url, &options).unwrap();
     }
-    for number in 0..scaled(40, 400) {
+    for number in 0..scaled(25, 400) {
         let size = rng.below(6000);
         let sql = match rng.below(4) {
             0 => format!("DELETE FROM t WHERE id % 9 = {}", rng.below(9)),
@@ -46,7 +46,9 @@ fn every_state_of_a_replicated_database() {
         let check = |options: Value, states: &[&State]| {
             let reached = restore(&db, url, &path, &options)
                 .unwrap_or_else(|error| panic!("{layout} {options}: {error}"));
-            let found = states.iter().find(|state| state.pos == reached);
+            // A WAL's header alone changes nothing: it is the state of the end of the WAL before.
+            let header = reached.ends_with(":0000000000000020").then(|| &states[0]);
+            let found = states.iter().find(|state| state.pos == reached).or(header);
             let state = found.unwrap_or_else(|| {
                 let expected: Vec<&str> = states.iter().map(|state| state.pos.as_str()).collect();
                 panic!("{layout} {options}: restored {reached}, expected one of {expected:?}")
@@ -60,7 +62,7 @@ fn every_state_of_a_replicated_database() {
             check(json!({"timestamp": iso(state.at)}), &[state]);
         }
         let span = last.at.duration_since(primary.history[0].at).unwrap();
-        for _ in 0..scaled(15, 200) {
+        for _ in 0..scaled(8, 200) {
             let micros = rng.below(u64::try_from(span.as_micros()).unwrap());
             let time = primary.history[0].at + Duration::from_micros(micros);
             // A state's time is taken just after its commit was captured.
@@ -86,7 +88,7 @@ fn after_the_primary_was_killed() {
     let memory = reader.open(":memory:");
     let options = json!({"sync_interval": 0.01, "snapshot_interval": 1});
     let mut last = 0;
-    for round in 0..scaled(4, 200) {
+    for round in 0..scaled(3, 200) {
         let host = Host::app();
         let db = host.open(&path);
         replicate(&db, &url, &options).unwrap();

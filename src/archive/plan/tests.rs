@@ -1,4 +1,4 @@
-//! Choosing, case by case: an archive is written down as what it lists, with a second for each time.
+//! Choosing, case by case: an archive is written down as what it lists, a second for each time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
