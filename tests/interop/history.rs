@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use crate::common::{DEADLINE, Db, Folder, Host, soak};
+use crate::common::{DEADLINE, Db, Folder, Host, soak, until};
 use crate::data::{Application, STEPS, assert_content, content};
 use crate::place::Place;
 use crate::stock::{Config, Release};
@@ -28,8 +28,14 @@ pub struct History {
 impl History {
     /// Every step of an application, with time for the release to archive each.
     pub fn record(release: Release, folder: &Folder, all: Vec<(u32, Place)>) -> History {
-        History::of(release, folder, all, |config, _, _| {
+        History::of(release, folder, all, |config, databases, _| {
             let litestream = config.replicate();
+            // It may take its time, and then there is no state of the first moment.
+            for database in databases {
+                let to = folder.file("first");
+                until("the archive to begin", || config.restore(&database.path, &to, &[]).ok());
+                remove(&to);
+            }
             move || litestream.stop()
         })
     }
@@ -76,9 +82,7 @@ impl History {
                 database.step(step);
             }
             let held = databases.iter().map(Application::content).collect();
-            sleep(Duration::from_millis(1300));
-            // A file's time may be some milliseconds before it was written.
-            moments.push(Moment { time: SystemTime::now() - Duration::from_millis(100), held });
+            moments.push(Moment { time: pause(), held });
         }
         stop();
         History { config, databases, places, moments }
@@ -119,6 +123,15 @@ impl History {
         let restored = self.config.restore(&self.databases[number].path, to, arguments);
         restored.unwrap_or_else(|said| panic!("{arguments:?}: {said}"));
     }
+}
+
+/// Lets a second pass, and some more until the next whole one: buckets tell whole seconds, rounded
+/// down. Returns a time just before it, for a file's may be some milliseconds too early.
+fn pause() -> SystemTime {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    let end = Duration::from_secs((now + Duration::from_millis(1100)).as_secs() + 1);
+    sleep(end + Duration::from_millis(20) - now);
+    SystemTime::UNIX_EPOCH + end - Duration::from_millis(100)
 }
 
 /// A host that restores.

@@ -8,8 +8,8 @@
 //!
 //! The releases run as processes beside an application that writes; they are asked to end, and
 //! killed with the test. Databases are compared by all they hold, and byte by byte where two
-//! programs restore one archive. Each test makes its changes with pauses, and restores the state
-//! of each pause by its time.
+//! programs restore one archive. Changes are made with pauses, and the state of each pause is
+//! restored by its time; in folders with databases of several page sizes, and in a bucket.
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
@@ -22,3 +22,17 @@ mod ours;
 mod place;
 mod stock;
 mod three;
+
+use common::servers::S3Server;
+
+/// All at once: they wait most of the time.
+#[test]
+fn every_state_of_every_archive() {
+    let server = S3Server::weed();
+    std::thread::scope(|scope| {
+        for run in [five::run, three::run, ours::run] {
+            let server = &server;
+            scope.spawn(move || run(server));
+        }
+    });
+}

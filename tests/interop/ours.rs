@@ -15,6 +15,7 @@ use litestream::lz4;
 use litestream::pos::{Generation, Index, Offset, Pos};
 
 use crate::common::Folder;
+use crate::common::servers::S3Server;
 use crate::data::{Application, STEPS, assert_content, content};
 use crate::history::{History, remove, text};
 use crate::place::Place;
@@ -106,7 +107,7 @@ fn every_kind_of_object() {
 }
 
 /// Every state that was recorded, restored by a release.
-pub fn check(folder: &Folder, history: &History, release: Release) {
+fn check(folder: &Folder, history: &History, release: Release) {
     let to = folder.file("theirs");
     for (number, place) in history.places.iter().enumerate() {
         let restore = |arguments: &[&str], expected: &str| {
@@ -122,11 +123,12 @@ pub fn check(folder: &Folder, history: &History, release: Release) {
     }
 }
 
-#[test]
-fn every_state_of_every_page_size() {
-    let folder = Folder::new("interop-replicate");
+pub fn run(server: &S3Server) {
+    let folder = Folder::new("interop-ours");
     let place = |size: u32| (size, Place::folder(&folder, &format!("archive{size}")));
-    let mut history = History::ours(Three, &folder, [512, 4096, 65_536].map(place).into());
+    let mut all: Vec<(u32, Place)> = [512, 4096, 65_536].map(place).into();
+    all.push((1024, Place::bucket(server, "ours/archive")));
+    let mut history = History::ours(Three, &folder, all);
     check(&folder, &history, Three);
     history.restored_by(Five, &folder);
     check(&folder, &history, Five);

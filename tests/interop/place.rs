@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::common::Folder;
+use crate::common::servers::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use crate::stock::Release;
 
 /// A folder or a prefix of a bucket, and perhaps keys.
@@ -23,12 +24,22 @@ impl Place {
     pub fn folder(folder: &Folder, name: &str) -> Place {
         let path = folder.file(name);
         let lines = vec!["type: file".to_owned(), format!("path: {}", path.display())];
-        Place::new(format!("file://{}", path.display()), lines, json!({}))
+        let options = json!({});
+        Place { url: format!("file://{}", path.display()), lines, options, age: None }
     }
 
-    /// Anywhere else.
-    pub fn new(url: String, lines: Vec<String>, options: Value) -> Place {
-        Place { url, lines, options, age: None }
+    pub fn bucket(server: &S3Server, name: &str) -> Place {
+        let lines = [
+            "type: s3".to_owned(),
+            format!("bucket: {BUCKET}"),
+            format!("path: {name}"),
+            format!("endpoint: {}", server.endpoint()),
+            "region: us-east-1".to_owned(),
+            "force-path-style: true".to_owned(),
+            format!("access-key-id: {ACCESS_KEY}"),
+            format!("secret-access-key: {SECRET_KEY}"),
+        ];
+        Place { url: server.url(name), lines: lines.into(), options: server.options(), age: None }
     }
 
     #[allow(dead_code, reason = "until stores can")]
