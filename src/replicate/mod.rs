@@ -229,8 +229,7 @@ impl Replica {
             if progress.complete || progress.state == State::Standby {
                 return Some(Ok(()));
             }
-            let hopeless =
-                [ErrorKind::Refused, ErrorKind::Usage, ErrorKind::Unsupported, ErrorKind::Missing];
+            let hopeless = [ErrorKind::Refused, ErrorKind::Usage, ErrorKind::Unsupported];
             let failed = progress.error.clone().filter(|error| hopeless.contains(&error.kind()));
             failed.map(Err).or_else(|| progress.ended.then(|| Err(stopped())))
         })

@@ -54,7 +54,6 @@ impl Stream<'_> {
         self.has_snapshot(snapshot);
         self.bytes_since = 0;
         self.shared.succeed();
-        self.shared.set_state(State::Streaming);
         self.progress();
         self.drain()
     }

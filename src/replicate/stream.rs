@@ -110,11 +110,22 @@ impl<'s> Stream<'s> {
         if stream.subscription.begins_with_snapshot() {
             stream.report_hole(end);
         } else {
-            shared.succeed();
-            shared.set_state(State::Streaming);
-            stream.progress();
+            stream.resumed();
         }
         Ok(Ok(stream))
+    }
+
+    /// To have listed an archive does not mend what could not be written to it.
+    fn resumed(&self) {
+        if self.shared.capture.log().position() == Some(self.at.pos) {
+            self.shared.succeed();
+        }
+        self.shared.update(|progress| {
+            if progress.error.is_none() {
+                progress.state = State::Streaming;
+            }
+        });
+        self.progress();
     }
 
     fn take_over(&mut self, survey: &Survey) {

@@ -114,6 +114,7 @@ impl Shared {
         self.update(|progress| {
             failed = progress.error.take().is_some();
             progress.failures = 0;
+            progress.state = State::Streaming;
         });
         if failed {
             let message = format!("archive {} is reached again", self.archive.url());

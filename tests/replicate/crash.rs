@@ -66,7 +66,7 @@ fn a_killed_primary_loses_nothing_that_was_synced() {
     }
     primary.add(1);
     primary.assert_archived();
-    // Killed between a restart of the WAL and our seeing it, nothing proves that there was only one.
+    // Killed between a restart of the WAL and our seeing it, nothing proves it was the only one.
     println!("new histories: {broken} of {rounds}");
     assert!(broken <= 1 + rounds / 20, "{broken}");
 }

@@ -2,12 +2,14 @@
 //! happens to the primary, to the store, or to two primaries at once.
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
+#![allow(clippy::print_stdout)]
 
 #[path = "../common/mod.rs"]
 mod common;
 
 mod crash;
 mod daily;
+mod faults;
 mod parted;
 mod primary;
 mod retention;

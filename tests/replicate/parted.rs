@@ -7,7 +7,7 @@ use crate::common::*;
 use crate::primary::{Primary, place, restored, told};
 
 fn copy_database(from: &Path, to: &Path) {
-    let script = "cp -a \"$1\" \"$2\"; cp -a \"$1-wal\" \"$2-wal\"; cp -a \"$1-litestream\" \"$2-litestream\"";
+    let script = "for end in '' -wal -litestream; do cp -a \"$1$end\" \"$2$end\"; done";
     let mut copy = std::process::Command::new("sh");
     let done = copy.args(["-c", script, "sh"]).arg(from).arg(to).status().unwrap();
     assert!(done.success());

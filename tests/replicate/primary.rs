@@ -34,8 +34,12 @@ impl Primary {
     }
 
     pub fn replicate(&self) {
-        let call = format!("SELECT litestream_replicate('{}', '{}')", self.url(), self.options);
-        assert_eq!(self.db.text(&call), self.url());
+        self.replicate_to(&self.url());
+    }
+
+    pub fn replicate_to(&self, url: &str) {
+        let call = format!("SELECT litestream_replicate('{url}', '{}')", self.options);
+        assert_eq!(self.db.text(&call), url);
     }
 
     /// kill -9, and a new process on the same files.
@@ -130,9 +134,15 @@ impl Primary {
 
 /// Restores into a new file, in a process of its own. The content.
 pub fn restored(url: &str, path: &Path) -> String {
+    restored_with(url, &json!({}), path)
+}
+
+/// The same, with options.
+pub fn restored_with(url: &str, options: &Value, path: &Path) -> String {
     let host = Host::app();
     let nowhere = host.open(":memory:");
-    nowhere.text(&format!("SELECT litestream_restore('{url}', '{}')", path.display()));
+    let path_text = path.display();
+    nowhere.text(&format!("SELECT litestream_restore('{url}', '{path_text}', '{options}')"));
     let copy = host.open_plain(path);
     assert_eq!(copy.text("PRAGMA integrity_check"), "ok");
     let content = copy.content();
