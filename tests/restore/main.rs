@@ -7,6 +7,7 @@ mod common;
 
 mod support;
 
+mod bucket;
 mod damage;
 mod refusals;
 mod replicated;

@@ -75,7 +75,7 @@ impl Primary {
         std::fs::copy(beside(&self.path, "-wal"), beside(&file, "-wal")).unwrap();
         std::fs::copy(&self.path, &file).unwrap();
         let copy = self.plain.open(&file);
-        let content = copy.content();
+        let content = content(&copy, &file);
         copy.run("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         copy.close();
         self.history.push(State { pos, at, content, file });
@@ -171,6 +171,13 @@ pub fn restore(db: &Db, url: &str, path: &Path, options: &Value) -> Result<Strin
     Ok(rows[0][0].as_str().unwrap().to_owned())
 }
 
+/// A digest of everything in a database. Of a very large one the bytes must do: they are compared
+/// as well.
+fn content(db: &Db, path: &Path) -> String {
+    let large = std::fs::metadata(path).unwrap().len() > 256 << 20;
+    if large { String::new() } else { db.content() }
+}
+
 /// A restored file must be the state: every page, and everything SQLite says of it.
 pub fn assert_is(plain: &Host, path: &Path, state: &State) {
     let (found, expected) = (std::fs::read(path).unwrap(), std::fs::read(&state.file).unwrap());
@@ -193,7 +200,7 @@ pub fn assert_is(plain: &Host, path: &Path, state: &State) {
     }
     let db = plain.open(path);
     assert_eq!(db.text("PRAGMA integrity_check"), "ok");
-    assert_eq!(db.content(), state.content);
+    assert_eq!(content(&db, path), state.content);
     db.close();
 }
 
