@@ -6,6 +6,7 @@
 
 mod archiver;
 mod basics;
+mod buckets;
 #[path = "../common/mod.rs"]
 mod common;
 mod crash;
