@@ -25,9 +25,12 @@ use super::archive::{Extent, From};
 use super::held::{self, Held};
 use super::pipe::Writing;
 use crate::archive::hold::hold;
+use crate::archive::ltx;
+use crate::archive::plan::{self, Goal, LabelTimes};
+use crate::archive::sink::{Target, Until};
 use crate::archive::tree::Tree;
 use crate::archive::{Archive, Listing};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pos::{Generation, Offset, Pos};
 use send::name_of;
 
@@ -130,20 +133,34 @@ impl<'a> Fetcher<'a> {
             let why = "it does not continue this replica's history";
             return Err(Error::new(ErrorKind::NoWalSegments, why).context(self.archive.url()));
         }
-        let Some(newest) = newest else {
-            let why = format!("{} holds no snapshot and no WAL segment yet", self.archive.url());
-            return Err(Error::new(ErrorKind::NoGeneration, why));
-        };
-        let mut listing = listings.swap_remove(newest);
-        let Some(snapshot) = listing.snapshots.pop() else {
-            let why = format!("generation {} has no snapshot yet", listing.generation);
+        let Some(newest) = newest else { return Err(self.nothing_there()) };
+        let listing = listings.swap_remove(newest);
+        let generation = listing.generation;
+        if listing.snapshots.is_empty() {
+            let why = format!("generation {generation} has no snapshot yet");
             return Err(Error::new(ErrorKind::NoGeneration, why).context(self.archive.url()));
-        };
-        self.snapshot(&snapshot)?;
-        // It was written before the snapshot, and may have come between while all was listed.
-        self.promised = self.archive.position(listing.generation)?;
-        listing.segments.retain(|segment| segment.info.index >= snapshot.info.index);
-        Ok(listing)
+        }
+        let mut times = LabelTimes(self.archive);
+        let chain = plan::choose(vec![listing], Goal::Latest, &mut times);
+        self.snapshot(&chain.context(|| self.archive.url().to_owned())?.snapshot)?;
+        // Both may have come since, and were there before the snapshot was.
+        self.promised = self.archive.position(generation)?;
+        self.archive.list(generation)
+    }
+
+    fn nothing_there(&self) -> Error {
+        let what = |why: &str, kind| Error::new(kind, why).context(self.archive.url());
+        let target = Target { generation: None, until: Until::Latest };
+        match ltx::choose(self.archive, &target) {
+            Err(error) => error,
+            Ok(Some(_)) => what(
+                "an archive of Litestream 0.5 (LTX files) can be restored, not followed",
+                ErrorKind::Unsupported,
+            ),
+            Ok(None) => {
+                what("it holds no snapshot and no WAL segment yet", ErrorKind::NoGeneration)
+            }
+        }
     }
 
     /// Begins where the replica is, if its history continues there: in which generation.
@@ -182,8 +199,8 @@ impl<'a> Fetcher<'a> {
         }
         let newer = listing.snapshots.last().is_some_and(|it| it.info.index > pos.index);
         let end_at = Pos { offset: end, ..pos };
-        if newer && held::is_cut_off(listing, end_at, self.is_labelled) {
-            return Ok(None);
+        if held::is_cut_off(listing, end_at, self.is_labelled) {
+            return if newer { Ok(None) } else { Err(self.hole(end_at)) };
         }
         self.say(from.page_size, false);
         (self.at, self.reached) = (pos, pos);
@@ -258,7 +275,12 @@ impl<'a> Fetcher<'a> {
             let why = format!("generation {} is not there any more", self.at.generation);
             return Err(Error::new(ErrorKind::NoGeneration, why).context(self.archive.url()));
         }
-        if names.iter().all(|name| self.older.contains(name)) {
+        // What has no snapshot may not be complete yet.
+        let mut followable = false;
+        for name in names.iter().filter(|name| !self.older.contains(name)) {
+            followable |= !self.archive.list_snapshots(*name)?.snapshots.is_empty();
+        }
+        if !followable {
             return Ok(());
         }
         let listings: Result<Vec<_>> = names.iter().map(|name| self.archive.list(*name)).collect();
@@ -266,7 +288,6 @@ impl<'a> Fetcher<'a> {
         let newest = held::newest(self.archive, &listings)?;
         match newest.and_then(|at| listings.get(at)) {
             Some(newest) if newest.generation == self.at.generation => self.older.extend(names),
-            // It may not be complete yet.
             Some(newest) if newest.snapshots.is_empty() => {}
             Some(newest) => {
                 let why = format!("the archive goes on with generation {}", newest.generation);
@@ -296,10 +317,15 @@ impl<'a> Fetcher<'a> {
         if self.at != before {
             return Ok(());
         }
-        let why = match is_newer {
-            true => format!("{before} is not continued, there is a newer snapshot"),
-            false => format!("the WAL segment at {before} is missing, and no snapshot is newer"),
-        };
+        if !is_newer {
+            return Err(self.hole(before));
+        }
+        let why = format!("{before} is not continued, there is a newer snapshot");
         Err(Error::new(ErrorKind::NoWalSegments, why).context(self.archive.url()))
+    }
+
+    fn hole(&self, at: Pos) -> Error {
+        let why = format!("the WAL segment at {at} is missing, and no snapshot is newer");
+        Error::new(ErrorKind::NoWalSegments, why).context(self.archive.url())
     }
 }

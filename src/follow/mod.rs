@@ -155,6 +155,11 @@ fn source(config: &FollowConfig) -> Result<Source> {
     };
     let archive = |url: &str| ArchiveSource::new(url, &config.archive_options, poll);
     if is_archive_url(&config.url) {
+        if config.archive.is_some() {
+            let why = "option \"archive\" is for catching up with a server; an archive is followed \
+                       alone";
+            return Err(Error::usage(why));
+        }
         return Ok(Source::Archive(archive(&config.url)?));
     }
     let upstream = Upstream::parse(&config.url, config.upstream_path.as_deref())?;

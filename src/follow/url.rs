@@ -49,7 +49,8 @@ impl Upstream {
             let shown: String = url.chars().take(SHOWN_CHARS_MAX).collect();
             Error::usage(format!(
                 "invalid upstream {shown:?}: {why}; expected http://HOST:PORT, https://HOST:PORT \
-                 or unix:/SOCKET, with the database's path on the upstream in the option \"path\""
+                 or unix:/SOCKET, with the database's path on the upstream in the option \
+                 \"path\", or an archive, file:///FOLDER or s3://BUCKET/PREFIX"
             ))
         };
         if url.bytes().any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control()) {

@@ -1,9 +1,10 @@
 //! Archives of stock Litestream 0.3, which say less of themselves.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::archiver::{Archiver, Maker, follow, primary, snapshots_received};
-use super::support::{Folder, catch_up, dump};
+use super::support::{Folder, catch_up, dump, eventually};
 
 #[test]
 fn an_archive_of_0_3_is_followed() {
@@ -64,4 +65,15 @@ fn a_position_may_be_in_the_middle_of_a_segment() {
         assert_eq!(dump(&path), dump(&primary.path));
         assert_eq!(snapshots_received(&path), 1);
     }
+}
+
+/// What 0.5 writes is another format; it is not waited for.
+#[test]
+fn an_archive_of_0_5_cannot_be_followed() {
+    let folder = Folder::new("five");
+    let store = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/ltx-0.5.17");
+    let follower = follow(&folder.file("replica.db"), &store);
+    eventually("a refusal", || follower.refusal().is_some());
+    let error = follower.refusal().unwrap().to_string();
+    assert!(error.contains("can be restored, not followed"), "{error}");
 }
