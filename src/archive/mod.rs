@@ -11,6 +11,7 @@
 //! segments of an index follow each other, a finished index has an end, and the position says how
 //! far the archive reaches at least.
 
+mod crypt;
 mod file;
 mod folder;
 pub mod hold;
@@ -25,7 +26,7 @@ pub mod tree;
 mod url;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -33,6 +34,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::info::{SnapshotInfo, WalSegmentInfo};
 use crate::lz4;
 use crate::pos::{Generation, Index, Offset, Pos, parse_offset};
+use crypt::Keys;
 pub use hold::{Hold, hold};
 use label::{Label, Moment, Piece};
 pub use options::ArchiveOptions;
@@ -101,24 +103,38 @@ pub struct Opened {
     pub label: Option<Label>,
     /// One LZ4 frame.
     pub frame: Box<dyn Read + Send>,
+    /// Whether the store has it encrypted.
+    pub encrypted: bool,
 }
 
 /// One archive, in a store.
 pub struct Archive {
     store: Arc<dyn Store>,
     tree: Tree,
+    keys: Keys,
 }
 
 impl Archive {
     /// The archive at `url`. Nothing is contacted yet.
     pub fn open(url: &str, options: &ArchiveOptions) -> Result<Archive> {
         let store = options.store(url)?;
-        Ok(Archive { store, tree: options.tree })
+        Ok(Archive { store, tree: options.tree, keys: Keys::read(options)? })
     }
 
     /// As people write it.
     pub fn url(&self) -> &str {
         self.store.url()
+    }
+
+    /// Whether new objects are encrypted.
+    pub fn encrypts(&self) -> bool {
+        self.keys.encrypts()
+    }
+
+    /// Whether an object that is there is encrypted; needs no key.
+    pub fn is_encrypted(&self, key: &str) -> Result<bool> {
+        let mut object = self.store.get(key, Some(crypt::HEAD_BYTES))?;
+        crypt::is_encrypted(&mut object).map_err(|error| error.context(self.name(key)))
     }
 
     /// The objects themselves.
@@ -297,8 +313,17 @@ impl Archive {
     fn put(&self, key: &str, label: &Label, frame: &mut dyn Read) -> Result<Put> {
         let name = || format!("cannot write {}", self.name(key));
         let mut upload = self.store.create(key)?;
-        upload.write_all(&label.encode()).context(name)?;
-        io::copy(frame, &mut upload).context(name)?;
+        match self.keys.encrypt(&mut upload).map_err(|error| error.context(name()))? {
+            Ok(mut encrypted) => {
+                encrypted.write_all(&label.encode()).context(name)?;
+                io::copy(frame, &mut encrypted).context(name)?;
+                encrypted.finish().context(name)?;
+            }
+            Err(plain) => {
+                plain.write_all(&label.encode()).context(name)?;
+                io::copy(frame, plain).context(name)?;
+            }
+        }
         upload.finish()
     }
 
@@ -327,7 +352,9 @@ impl Archive {
 
     fn open_piece(&self, key: &str, piece: Piece, pos: Pos, first: Option<u64>) -> Result<Opened> {
         let name = || self.name(key);
-        let mut object = self.store.get(key, first)?;
+        let object = self.store.get(key, first)?;
+        let (mut object, encrypted) =
+            self.keys.decrypt(object).map_err(|error| error.context(name()))?;
         let (label, taken) = Label::take(&mut object).map_err(|error| error.context(name()))?;
         if let Some(label) = &label
             && (label.piece, label.pos) != (piece, pos)
@@ -341,7 +368,7 @@ impl Archive {
             let why = "it begins neither with a label nor with an LZ4 frame";
             return Err(Error::corrupt(why).context(name()));
         }
-        Ok(Opened { label, frame: Box::new(io::Cursor::new(taken).chain(object)) })
+        Ok(Opened { label, frame: Box::new(io::Cursor::new(taken).chain(object)), encrypted })
     }
 
     /// Removes snapshots, then segments and ends: what is left of a deletion that does not finish

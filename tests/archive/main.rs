@@ -6,7 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod crypt;
 mod file;
 mod rules;
 mod s3;
-mod servers;

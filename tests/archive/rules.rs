@@ -202,13 +202,21 @@ fn many_create_one(place: &Place) {
                 let mut upload = store.create(&key).unwrap();
                 upload.write_all(&vec![number; size]).unwrap();
                 barrier.wait();
-                (upload.finish().unwrap() == Put::Created).then_some(number)
+                match upload.finish() {
+                    Ok(put) => (put == Put::Created).then_some(number),
+                    // Where writers get into each other's way, some are told to try again.
+                    Err(error) if !place.atomic && error.kind() == ErrorKind::Io => None,
+                    Err(error) => panic!("{error}"),
+                }
             };
             let threads: Vec<_> =
                 (0..writers as u8).map(|number| scope.spawn(move || write(number))).collect();
             threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
         });
-        assert!(created.len() == 1 || !place.atomic, "exactly one creates {key}: {created:?}");
+        assert!(
+            created.len() == 1 || !place.atomic && !created.is_empty(),
+            "exactly one creates {key}: {created:?}"
+        );
         assert!(created.contains(&get(&*store, &key)[0]), "{key} is by one who created it");
         assert_eq!(list(&*store, &key)[0].size, size as u64);
     }
@@ -332,9 +340,17 @@ fn deleting(place: &Place) {
 fn sizes(place: &Place) {
     const MIB: usize = 1 << 20;
     let store = place.store();
-    let mut sizes = vec![1, 8 * MIB - 1, 8 * MIB, 8 * MIB + 1, 16 * MIB, 24 * MIB + 1];
+    let mut sizes = vec![1, 8 * MIB, 8 * MIB + 1, 16 * MIB];
     if scaled(false, true) {
-        sizes.extend([5 * MIB, 16 * MIB - 1, 16 * MIB + 1, 65 * MIB, 150 * MIB + 17]);
+        sizes.extend([
+            5 * MIB,
+            8 * MIB - 1,
+            24 * MIB + 1,
+            16 * MIB - 1,
+            16 * MIB + 1,
+            65 * MIB,
+            150 * MIB + 17,
+        ]);
     }
     for size in sizes {
         let content = Rng::new().bytes(size);

@@ -10,6 +10,7 @@ use litestream::error::ErrorKind;
 
 use crate::common::servers::{ACCESS_KEY, Kind, S3Server, SECRET_KEY};
 use crate::common::until;
+use crate::crypt;
 use crate::rules::{Place, check_all, fails_with, get, keys, put};
 
 pub fn options(server: &S3Server) -> ArchiveOptions {
@@ -43,97 +44,101 @@ fn rules_on_rclone() {
 }
 
 #[test]
-fn what_is_refused_says_why() {
-    for make in [S3Server::weed, S3Server::rclone] {
-        let server = make();
-        let right = options(&server);
-        let check = |url: &str, options: &ArchiveOptions, kind, part: &str| {
-            let store = open(url, options);
-            let text = fails_with(store.list("x", &mut |_| Ok(())), kind);
-            assert!(text.contains(part) && text.contains(url), "{text}");
-            let text = fails_with(store.get("x/y", None).map(|_| ()), kind);
-            assert!(text.contains(part) && text.contains("object x/y"), "{text}");
-            let mut upload = store.create("x/y").unwrap();
-            upload.write_all(b"1").unwrap();
-            let text = fails_with(upload.finish(), kind);
-            assert!(!text.contains("X-Amz") && !text.contains("SIGNATURE"), "{text}");
-            fails_with(store.delete(&["x/y".into()]), kind);
-            for secret in [SECRET_KEY, "wrong-secret"] {
-                assert!(!text.contains(secret), "{text}");
-            }
-        };
-        let refused = ErrorKind::Refused;
-        let url = server.url("refused");
-        let wrong =
-            ArchiveOptions { secret_access_key: Some("wrong-secret".into()), ..right.clone() };
-        check(&url, &wrong, refused, "secret_access_key");
-        let wrong = ArchiveOptions { access_key_id: Some("nobody".into()), ..right.clone() };
-        check(&url, &wrong, refused, "access_key_id");
-        check("s3://no-such-bucket/a", &right, refused, "no bucket no-such-bucket");
-        let nobody = format!("http://127.0.0.1:{}", crate::common::free_port());
-        let wrong = ArchiveOptions { endpoint: Some(nobody.clone()), ..right };
-        check(&url, &wrong, ErrorKind::Io, &format!("{nobody}: nobody listens there"));
-    }
+fn troubles_with_seaweedfs() {
+    troubles(S3Server::weed());
 }
 
 #[test]
-fn a_server_that_comes_back_has_everything() {
-    for make in [S3Server::weed, S3Server::rclone] {
-        let mut server = make();
-        let store = open(&server.url("restart"), &options(&server));
-        for number in 0..10 {
-            put(&*store, &format!("a/{number}"), &vec![number; 10_000]);
-        }
-        let mut half = store.create("a/half").unwrap();
-        half.write_all(&vec![1; 20 << 20]).unwrap();
-        server.stop();
-        fails_with(store.get("a/1", None).map(|_| ()), ErrorKind::Io);
-        fails_with(half.finish(), ErrorKind::Io);
-        server.start();
-        let found = until("the objects", || {
-            let mut found = Vec::new();
-            let listed = store.list("", &mut |object| {
-                found.push(object.key);
-                Ok(())
-            });
-            (listed.is_ok() && found.len() == 10).then_some(found)
-        });
-        assert!(found.iter().all(|key| key.starts_with("a/")));
-        for number in 0..10 {
-            let key = format!("a/{number}");
-            // Its volumes may come up after its listings.
-            let content = until("the content", || {
-                let mut content = Vec::new();
-                let mut object = store.get(&key, None).ok()?;
-                object.read_to_end(&mut content).ok().map(|_| content)
-            });
-            assert_eq!(content, vec![number; 10_000]);
-        }
-        let put = until("a write", || {
-            let mut upload = store.create("a/half").unwrap();
-            upload.write_all(b"whole").unwrap();
-            upload.finish().ok()
-        });
-        assert_eq!((put, get(&*store, "a/half")), (Put::Created, b"whole".to_vec()));
-    }
+fn troubles_with_rclone() {
+    troubles(S3Server::rclone());
 }
 
-#[test]
-fn a_bucket_that_goes_is_named() {
-    for make in [S3Server::weed, S3Server::rclone] {
-        let server = make();
-        let store = open(&server.url("gone"), &options(&server));
-        put(&*store, "a", b"1");
-        server.remove_bucket("bucket");
-        let text = fails_with(store.list("", &mut |_| Ok(())), ErrorKind::Refused);
-        assert!(text.contains("no bucket bucket"), "{text}");
-        let mut upload = store.create("b").unwrap();
+fn troubles(mut server: S3Server) {
+    what_is_refused_says_why(&server);
+    crypt::check(&server.url("crypt"), &options(&server));
+    a_server_that_comes_back_has_everything(&mut server);
+    a_bucket_that_goes_is_named(&server);
+}
+
+fn what_is_refused_says_why(server: &S3Server) {
+    let right = options(server);
+    let check = |url: &str, options: &ArchiveOptions, kind, part: &str| {
+        let store = open(url, options);
+        let text = fails_with(store.list("x", &mut |_| Ok(())), kind);
+        assert!(text.contains(part) && text.contains(url), "{text}");
+        let text = fails_with(store.get("x/y", None).map(|_| ()), kind);
+        assert!(text.contains(part) && text.contains("object x/y"), "{text}");
+        let mut upload = store.create("x/y").unwrap();
         upload.write_all(b"1").unwrap();
-        fails_with(upload.finish(), ErrorKind::Refused);
-        server.make_bucket("bucket");
-        assert_eq!(keys(&*store, ""), [""; 0]);
-        assert_eq!(put(&*store, "a", b"2"), Put::Created);
+        let text = fails_with(upload.finish(), kind);
+        assert!(!text.contains("X-Amz") && !text.contains("SIGNATURE"), "{text}");
+        fails_with(store.delete(&["x/y".into()]), kind);
+        for secret in [SECRET_KEY, "wrong-secret"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    };
+    let refused = ErrorKind::Refused;
+    let url = server.url("refused");
+    let wrong = ArchiveOptions { secret_access_key: Some("wrong-secret".into()), ..right.clone() };
+    check(&url, &wrong, refused, "secret_access_key");
+    let wrong = ArchiveOptions { access_key_id: Some("nobody".into()), ..right.clone() };
+    check(&url, &wrong, refused, "access_key_id");
+    check("s3://no-such-bucket/a", &right, refused, "no bucket no-such-bucket");
+    let nobody = format!("http://127.0.0.1:{}", crate::common::free_port());
+    let wrong = ArchiveOptions { endpoint: Some(nobody.clone()), ..right };
+    check(&url, &wrong, ErrorKind::Io, &format!("{nobody}: nobody listens there"));
+}
+
+fn a_server_that_comes_back_has_everything(server: &mut S3Server) {
+    let store = open(&server.url("restart"), &options(server));
+    for number in 0..10 {
+        put(&*store, &format!("a/{number}"), &vec![number; 10_000]);
     }
+    let mut half = store.create("a/half").unwrap();
+    half.write_all(&vec![1; 20 << 20]).unwrap();
+    server.stop();
+    fails_with(store.get("a/1", None).map(|_| ()), ErrorKind::Io);
+    fails_with(half.finish(), ErrorKind::Io);
+    server.start();
+    let found = until("the objects", || {
+        let mut found = Vec::new();
+        let listed = store.list("", &mut |object| {
+            found.push(object.key);
+            Ok(())
+        });
+        (listed.is_ok() && found.len() == 10).then_some(found)
+    });
+    assert!(found.iter().all(|key| key.starts_with("a/")));
+    for number in 0..10 {
+        let key = format!("a/{number}");
+        // Its volumes may come up after its listings.
+        let content = until("the content", || {
+            let mut content = Vec::new();
+            let mut object = store.get(&key, None).ok()?;
+            object.read_to_end(&mut content).ok().map(|_| content)
+        });
+        assert_eq!(content, vec![number; 10_000]);
+    }
+    let put = until("a write", || {
+        let mut upload = store.create("a/half").unwrap();
+        upload.write_all(b"whole").unwrap();
+        upload.finish().ok()
+    });
+    assert_eq!((put, get(&*store, "a/half")), (Put::Created, b"whole".to_vec()));
+}
+
+fn a_bucket_that_goes_is_named(server: &S3Server) {
+    let store = open(&server.url("gone"), &options(server));
+    put(&*store, "a", b"1");
+    server.remove_bucket("bucket");
+    let text = fails_with(store.list("", &mut |_| Ok(())), ErrorKind::Refused);
+    assert!(text.contains("no bucket bucket"), "{text}");
+    let mut upload = store.create("b").unwrap();
+    upload.write_all(b"1").unwrap();
+    fails_with(upload.finish(), ErrorKind::Refused);
+    server.make_bucket("bucket");
+    assert_eq!(keys(&*store, ""), [""; 0]);
+    assert_eq!(put(&*store, "a", b"2"), Put::Created);
 }
 
 /// A server that takes connections and says nothing.

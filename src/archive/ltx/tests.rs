@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
+use crate::archive::crypt::Keys;
 use crate::archive::store::{Store, Upload};
 use crate::archive::tree::Tree;
 use crate::error::lock;
@@ -82,7 +83,7 @@ fn recorded(bucket: bool) -> (Arc<Memory>, Archive) {
             memory.set(&key, 1, golden(&in_folder));
         }
     }
-    let archive = Archive { store: memory.clone(), tree: Tree::V04 };
+    let archive = Archive { store: memory.clone(), tree: Tree::V04, keys: Keys::default() };
     (memory, archive)
 }
 

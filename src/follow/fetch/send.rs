@@ -54,7 +54,7 @@ impl<'a> Fetcher<'a> {
         let archive = Arc::clone(self.archive);
         let read = move |segment: SegmentObject| {
             let name = || name_of(&archive, &segment);
-            let Opened { label, frame } = archive.open_segment(&segment).context(name)?;
+            let Opened { label, frame, .. } = archive.open_segment(&segment).context(name)?;
             let mut bytes = Vec::new();
             let content = copy_checked(frame, &mut bytes, |_| Ok(())).context(name)?;
             Ok((segment, label.is_some(), bytes, content))
@@ -72,7 +72,7 @@ impl<'a> Fetcher<'a> {
 
     /// Sends a segment as it is.
     fn segment(&mut self, segment: &SegmentObject) -> Result<()> {
-        let Opened { label, frame } = self.archive.open_segment(segment)?;
+        let Opened { label, frame, .. } = self.archive.open_segment(segment)?;
         let mut out = self.begin_segment(segment)?;
         let sent = copy_checked(frame, &mut out, |_| Ok(()));
         let sent = sent.context(|| name_of(self.archive, segment))?;
@@ -124,7 +124,7 @@ impl<'a> Fetcher<'a> {
     pub(super) fn snapshot(&mut self, snapshot: &SnapshotObject) -> Result<()> {
         let key = self.archive.snapshot_key(snapshot)?;
         let what = || self.archive.name(&key);
-        let Opened { label, frame } = self.archive.open_snapshot(snapshot)?;
+        let Opened { label, frame, .. } = self.archive.open_snapshot(snapshot)?;
         let pos = snapshot.info.pos();
         let mut begun = false;
         let mut out = Pieces(self.writing);
