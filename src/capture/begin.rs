@@ -66,7 +66,13 @@ pub(super) fn begin(shared: &Shared) -> Result<Begun> {
 
 /// Puts the database in WAL mode if it is not.
 fn become_wal(sql: &Connection) -> Result<()> {
-    let mode = sql.query_text("PRAGMA journal_mode=WAL")?.unwrap_or_default();
+    let mode = sql.query_text("PRAGMA journal_mode=WAL").map_err(|error| {
+        error.context(
+            "cannot switch the database to WAL mode, which needs it to be free for a moment (a \
+             statement that reads it, even the one that makes this call, keeps it busy)",
+        )
+    });
+    let mode = mode?.unwrap_or_default();
     if mode.eq_ignore_ascii_case("wal") {
         return Ok(());
     }
