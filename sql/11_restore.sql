@@ -9,8 +9,9 @@ SELECT typeof(litestream_restore('file://' || replace(file, 'anywhere.db', 'note
 ATTACH 'restored.db' AS restored;
 SELECT count(*) FROM restored.notes;
 -- What a restore would read, and how far it would come.
-SELECT json_extract(litestream_restore('file://' || replace(file, 'anywhere.db', 'notes.db-archive'),
-                                       'again.db', '{"dry_run": true}'), '$.segments.count') > 0
+SELECT json_extract(litestream_restore(
+    'file://' || replace(file, 'anywhere.db', 'notes.db-archive'),
+    'again.db', '{"dry_run": true}'), '$.segments.count') > 0
   FROM pragma_database_list WHERE name = 'main';
 -- It overwrites nothing.
 SELECT litestream_restore('file:///archive', 'restored.db');
