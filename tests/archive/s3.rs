@@ -1,6 +1,7 @@
 //! The S3 store on real servers: the rules, and what goes wrong between them and us.
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -207,4 +208,19 @@ fn dropped_parts_are_aborted() {
         std::fs::read_dir(folder).map_or(0, |entries| entries.count())
     };
     until("the parts to go", || (left() == 0).then_some(()));
+}
+
+/// Behind https, trusted by the option `ca` alone.
+#[test]
+fn a_certificate_of_ones_own() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls");
+    let certificate = data.join("cert.pem");
+    let server = S3Server::rclone_https((certificate.clone(), data.join("key.pem")));
+    let wrong = open(&server.url("tls"), &options(&server));
+    let text = fails_with(wrong.list("", &mut |_| Ok(())), ErrorKind::Io);
+    assert!(text.contains("certificate") && text.contains("\"ca\""), "{text}");
+    let right = ArchiveOptions { ca: Some(certificate), ..options(&server) };
+    let store = open(&server.url("tls"), &right);
+    put(&*store, "a", &vec![1; 9 << 20]);
+    assert_eq!(get(&*store, "a").len(), 9 << 20);
 }

@@ -160,7 +160,14 @@ pub fn stalled(error: &io::Error, endpoint: &str, waited: u64) -> Error {
 }
 
 fn unreachable(endpoint: &str, why: &str) -> Error {
-    Error::new(ErrorKind::Io, format!("cannot reach the server at {endpoint}: {}", clean(why)))
+    // The words are those of the library for TLS, or of the system.
+    let advice = if why.contains("certificate") {
+        "; a private authority's certificate goes into the option \"ca\""
+    } else {
+        ""
+    };
+    let why = clean(why);
+    Error::new(ErrorKind::Io, format!("cannot reach the server at {endpoint}: {why}{advice}"))
 }
 
 fn clean(text: &str) -> String {
