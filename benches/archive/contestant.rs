@@ -89,10 +89,7 @@ impl Contestant {
         let mut beside = None;
         match self {
             Contestant::Ours => drop(application.call("replicate", &json!({"url": url}))),
-            _ => {
-                let arguments = [Path::new("replicate"), &database, Path::new(&url)];
-                beside = Some(Beside(self.command(&arguments).spawn().unwrap()));
-            }
+            _ => beside = Some(Beside::start(self, &folder, &database, &archive)),
         }
         while !self.has_snapshot(&archive) {
             assert!(begin.elapsed() < Duration::from_secs(600), "no snapshot");
@@ -104,11 +101,14 @@ impl Contestant {
         let begin = Instant::now();
         application.call("write", &json!({"mib": wal_mib}));
         let writing = begin.elapsed().as_secs_f64();
-        match beside {
+        match &mut beside {
             None => drop(application.call("sync", &Value::Null)),
-            Some(beside) => beside.stop(),
+            Some(beside) => beside.sync(&database),
         }
         let wal = begin.elapsed().as_secs_f64();
+        if let Some(beside) = beside {
+            beside.stop();
+        }
         let digest = application.call("close", &Value::Null).as_str().unwrap().to_owned();
         drop(application);
         Archived {
@@ -167,20 +167,58 @@ impl Contestant {
 }
 
 /// A release at work, killed with the run.
-struct Beside(Child);
+struct Beside {
+    release: Contestant,
+    child: Child,
+    socket: PathBuf,
+}
 
 impl Beside {
-    /// Asks it to end: it archives what it has not yet, then does.
+    /// With its defaults, and a door for commands.
+    fn start(release: Contestant, folder: &Path, database: &Path, archive: &Path) -> Beside {
+        let (database, archive) = (database.display(), archive.display());
+        // The name of a socket has to be short.
+        let socket = std::env::temp_dir().join(format!("litestream-{}.sock", std::process::id()));
+        let config = if release == Contestant::Five {
+            let door = format!("socket:\n  enabled: true\n  path: {}\n", socket.display());
+            format!("{door}dbs:\n  - path: {database}\n    replica: {{path: {archive}}}\n")
+        } else {
+            format!("dbs:\n  - path: {database}\n    replicas: [{{path: {archive}}}]\n")
+        };
+        let file = folder.join("litestream.yml");
+        fs::write(&file, config).unwrap();
+        let arguments = [Path::new("replicate"), Path::new("-config"), &file];
+        Beside { release, child: release.command(&arguments).spawn().unwrap(), socket }
+    }
+
+    /// Returns once everything is archived. 0.3 can only be asked to end, which has it do so.
+    fn sync(&mut self, database: &Path) {
+        if self.release == Contestant::Three {
+            return self.end();
+        }
+        let arguments = ["sync", "-wait", "-timeout", "600", "-socket"].map(Path::new);
+        let mut command = self.release.command(&arguments);
+        assert!(command.arg(&self.socket).arg(database).status().unwrap().success());
+    }
+
+    /// Lets it finish what it is at.
     fn stop(mut self) {
-        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
-        self.0.wait().unwrap();
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+            self.child.wait().unwrap();
+        }
     }
 }
 
 impl Drop for Beside {
     fn drop(&mut self) {
-        let _gone_already = self.0.kill();
-        let _ = self.0.wait();
+        let _gone_already = self.child.kill();
+        let _ = self.child.wait();
+        let _never_made = fs::remove_file(&self.socket);
     }
 }
 
