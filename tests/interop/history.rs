@@ -155,6 +155,15 @@ impl Restorer {
         restored.unwrap_or_else(|error| panic!("{}: {error}", place.url()));
     }
 
+    /// A restore that must not succeed, and why it does not.
+    pub fn fails(&self, place: &Place, to: &Path) -> String {
+        let sql = "SELECT litestream_restore(?, ?, ?)";
+        let values = json!([place.url(), to, place.options(&json!({})).to_string()]);
+        let error = self.db.send_with(sql, values).outcome(DEADLINE).unwrap_err();
+        assert!(!to.exists(), "it left something behind");
+        error
+    }
+
     /// Restores, and compares by content.
     pub fn check(&self, place: &Place, options: serde_json::Value, to: &Path, expected: &str) {
         let what = format!("{} with {options}", place.url());

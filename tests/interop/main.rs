@@ -5,6 +5,7 @@
 //! | 0.5 (LTX files)  | us, and 0.5 for comparison    | five.rs                  |
 //! | 0.3              | us                            | three.rs                 |
 //! | us, layout v0.3  | 0.3 and 0.5                   | ours.rs                  |
+//! | 0.3 or us, age   | us, or 0.3                    | encrypted.rs             |
 //!
 //! The releases run as processes beside an application that writes; they are asked to end, and
 //! killed with the test. Databases are compared by all they hold, and byte by byte where two
@@ -16,6 +17,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod data;
+mod encrypted;
 mod five;
 mod history;
 mod ours;
@@ -30,7 +32,7 @@ use common::servers::S3Server;
 fn every_state_of_every_archive() {
     let server = S3Server::weed();
     std::thread::scope(|scope| {
-        for run in [five::run, three::run, ours::run] {
+        for run in [five::run, three::run, ours::run, encrypted::by_three, encrypted::by_us] {
             let server = &server;
             scope.spawn(move || run(server));
         }

@@ -107,7 +107,7 @@ fn every_kind_of_object() {
 }
 
 /// Every state that was recorded, restored by a release.
-fn check(folder: &Folder, history: &History, release: Release) {
+pub fn check(folder: &Folder, history: &History, release: Release) {
     let to = folder.file("theirs");
     for (number, place) in history.places.iter().enumerate() {
         let restore = |arguments: &[&str], expected: &str| {

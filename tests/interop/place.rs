@@ -42,7 +42,6 @@ impl Place {
         Place { url: server.url(name), lines: lines.into(), options: server.options(), age: None }
     }
 
-    #[allow(dead_code, reason = "until stores can")]
     /// The same place, encrypted.
     pub fn encrypted(mut self, secret: &str, public: &str) -> Place {
         self.age = Some((secret.to_owned(), public.to_owned()));

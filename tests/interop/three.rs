@@ -10,7 +10,7 @@ use crate::history::{History, Restorer, text};
 use crate::place::Place;
 use crate::stock::Release::Three;
 
-fn check(folder: &Folder, history: &History) {
+pub fn check(folder: &Folder, history: &History) {
     let restorer = Restorer::new();
     let to = folder.file("ours");
     for (number, place) in history.places.iter().enumerate() {
