@@ -120,12 +120,9 @@ fn more_than_a_gigabyte() {
     if !soak() {
         return;
     }
-    let table = "PRAGMA page_size = 65536; CREATE TABLE t(id INTEGER PRIMARY KEY, x)";
-    let mut primary = Primary::start("restore-large", table);
-    let blob = "INSERT INTO t VALUES (NULL, zeroblob(300000000))";
-    for _ in 0..5 {
-        primary.db.run(blob).unwrap();
-    }
+    let blob = "INSERT INTO t VALUES (NULL, zeroblob(300000000));".repeat(4);
+    let table = "PRAGMA page_size = 65536; CREATE TABLE t(id INTEGER PRIMARY KEY, x);";
+    let mut primary = Primary::start("restore-large", &format!("{table} {blob}"));
     primary.commit("INSERT INTO t VALUES (NULL, randomblob(100000))");
     primary.snapshot();
     primary.commit("UPDATE t SET x = randomblob(10) WHERE id = 2");

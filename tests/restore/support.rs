@@ -50,6 +50,9 @@ impl Primary {
         let db = host.open(&path);
         db.script(&format!("{script}; PRAGMA journal_mode = WAL;"));
         serve(&db);
+        // The first snapshot of a large database takes its time.
+        let limit = Duration::from_secs(300);
+        until_within(limit, "capture to run", || db.run("SELECT litestream_pos()").ok());
         let archives = [("ours", Tree::V04), ("stock", Tree::V03)];
         let archives = archives.map(|(name, tree)| (file_url(&folder.file(name)), tree)).into();
         let mut primary =
