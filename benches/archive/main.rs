@@ -13,8 +13,9 @@
 //!
 //! The releases run as their users run them, a process beside the application's; ours is in the
 //! application. That all is archived is known from `litestream_sync()`, from `litestream sync` of
-//! 0.5, and from the end of 0.3, which archives the rest first. What is restored is compared by content. Prints a table; one JSON object a line
-//! goes to `target/bench/archive.jsonl`. Everything is in the page cache.
+//! 0.5, and from the end of 0.3, which archives the rest first. What is restored is compared by
+//! content. Prints a table; one JSON object a line goes to `target/bench/archive.jsonl`. Everything
+//! is in the page cache.
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
