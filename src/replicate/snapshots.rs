@@ -14,7 +14,7 @@ use crate::capture::Patience;
 use crate::error::{Context, Error, Result, lock};
 use crate::info::CheckpointMode;
 use crate::log::Snapshot;
-use crate::pos::Pos;
+use crate::pos::{Index, Pos};
 use crate::registry::{self, Level};
 
 /// A snapshot that could not be had is asked for again after this.
@@ -103,7 +103,10 @@ impl Stream<'_> {
         let config = &self.shared.config;
         let due =
             policy::wants_snapshot(since, config.snapshot_interval, config.snapshot_bytes_min);
-        let lately = self.asked.is_some_and(|asked| asked.elapsed() < SNAPSHOT_RETRY);
+        let index = self.shared.capture.log().position().map(|pos| pos.index);
+        let lately = self
+            .asked
+            .is_some_and(|(asked, of)| Some(of) == index && asked.elapsed() < SNAPSHOT_RETRY);
         // Without one, because somebody deleted it, segments are of no use.
         let due = due || self.newest.is_none();
         if asked.is_none() && (!due || lately) {
@@ -124,8 +127,9 @@ impl Stream<'_> {
         };
         let mut found = log.newest_snapshot().filter(newer);
         if found.is_none() {
-            self.asked = Some(Instant::now());
-            let current = log.position().is_some_and(|pos| Some(pos.index) <= self.newest);
+            let index = log.position().map_or(Index::ZERO, |pos| pos.index);
+            self.asked = Some((Instant::now(), index));
+            let current = Some(index) <= self.newest;
             let done = if current {
                 // An index has one snapshot: the WAL has to start over first.
                 capture.checkpoint(CheckpointMode::Passive, &patience).map(|_| ())

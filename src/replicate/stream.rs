@@ -61,7 +61,8 @@ pub(super) struct Stream<'s> {
     pub(super) newest_at: SystemTime,
     pub(super) newest_bytes: u64,
     pub(super) bytes_since: u64,
-    pub(super) asked: Option<Instant>,
+    /// When a snapshot was asked for last, and in which index.
+    pub(super) asked: Option<(Instant, Index)>,
     pub(super) retention: Retention,
     pub(super) rejected: Option<String>,
 }
