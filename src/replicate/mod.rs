@@ -217,7 +217,7 @@ impl Replica {
             state: progress.state,
             pos: progress.pos,
             last_sync: if level { Some(now) } else { progress.last_sync },
-            error: progress.error.as_ref().map(ToString::to_string),
+            error: progress.error.as_ref().map(ToString::to_string).or(progress.kept.clone()),
             lag: behind.and_then(|since| now.duration_since(since).ok()).unwrap_or_default(),
         }
     }

@@ -68,8 +68,14 @@ impl Retention {
         self.looked = None;
     }
 
-    /// Deletes what nobody needs. `current`: the generation being written.
-    pub(super) fn run(&mut self, shared: &Shared, current: Generation) -> Result<()> {
+    /// Deletes what nobody needs. `current`: the generation being written. `meanwhile` is called
+    /// again and again: there may be much to list.
+    pub(super) fn run(
+        &mut self,
+        shared: &Shared,
+        current: Generation,
+        meanwhile: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         self.looked = Some(Instant::now());
         let Some(horizon) = SystemTime::now().checked_sub(self.keep) else { return Ok(()) };
         if !may_hold_waste(shared, horizon)? {
@@ -77,13 +83,13 @@ impl Retention {
         }
         let mut held = Vec::new();
         for generation in shared.archive.generations()? {
-            held.push(look(shared, generation)?);
+            held.push(look(shared, generation, meanwhile)?);
         }
         for (held, cut) in held.iter().zip(choose(&held, current, horizon)) {
             match cut {
                 Cut::Nothing => {}
-                Cut::Before(index) => delete(shared, held.generation, Some(index))?,
-                Cut::All => delete(shared, held.generation, None)?,
+                Cut::Before(index) => delete(shared, held.generation, Some(index), meanwhile)?,
+                Cut::All => delete(shared, held.generation, None, meanwhile)?,
             }
         }
         Ok(())
@@ -114,7 +120,11 @@ fn until_enough(listed: Result<()>) -> Result<()> {
     }
 }
 
-fn look(shared: &Shared, generation: Generation) -> Result<Held> {
+fn look(
+    shared: &Shared,
+    generation: Generation,
+    meanwhile: &mut dyn FnMut() -> Result<()>,
+) -> Result<Held> {
     let (snapshots, ends) = (BTreeMap::new(), BTreeMap::new());
     let mut held = Held { generation, snapshots, ends, oldest: None, newest: None };
     let older = |oldest: Option<Index>, index| Some(oldest.map_or(index, |it| it.min(index)));
@@ -138,7 +148,7 @@ fn look(shared: &Shared, generation: Generation) -> Result<Held> {
             }
             Entry::EndFile(..) | Entry::Position => {}
         }
-        if shared.stopping() { Err(super::stopped()) } else { Ok(()) }
+        meanwhile()
     })?;
     Ok(held)
 }
@@ -174,7 +184,12 @@ fn choose(all: &[Held], current: Generation, horizon: SystemTime) -> Vec<Cut> {
 }
 
 /// Deletes what is before an index, or all of a generation.
-fn delete(shared: &Shared, generation: Generation, before: Option<Index>) -> Result<()> {
+fn delete(
+    shared: &Shared,
+    generation: Generation,
+    before: Option<Index>,
+    meanwhile: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
     let archive = &shared.archive;
     let goes = |index: Index| before.is_none_or(|before| index < before);
     loop {
@@ -197,9 +212,7 @@ fn delete(shared: &Shared, generation: Generation, before: Option<Index>) -> Res
             }
             return Ok(());
         }
-        if shared.stopping() {
-            return Err(super::stopped());
-        }
+        meanwhile()?;
         // Readers first: it is looked again later.
         let Some(_deleting) = hold::deleting(archive.url()) else { return Ok(()) };
         archive.delete(&snapshots, &segments, &ends)?;

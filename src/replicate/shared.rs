@@ -16,6 +16,8 @@ pub(super) struct Progress {
     pub(super) state: State,
     pub(super) error: Option<Error>,
     pub(super) failures: u32,
+    /// Why nothing old is deleted.
+    pub(super) kept: Option<String>,
     pub(super) pos: Option<Pos>,
     /// The archive's own note of how far it reaches.
     pub(super) noted: Option<Pos>,
@@ -51,6 +53,7 @@ impl Progress {
             state: State::Waiting,
             error: None,
             failures: 0,
+            kept: None,
             pos: None,
             noted: None,
             snapshot: None,

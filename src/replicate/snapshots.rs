@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::batch::in_micros;
 use super::note::Place;
+use super::retention::Retention;
 use super::stream::Stream;
 use super::{Shared, State, compare, covers, policy};
 use crate::archive::store::Put;
@@ -169,7 +170,7 @@ impl Stream<'_> {
         let _there_is_one_already = put?;
         self.has_snapshot(&snapshot);
         self.bytes_since = self.bytes_since.saturating_sub(bytes_before);
-        self.retention.look_soon();
+        self.retention.iter_mut().for_each(Retention::look_soon);
         self.put_position()?;
         self.progress();
         Ok(())
@@ -200,21 +201,10 @@ struct Interleaved<'a, 's> {
 
 impl Read for Interleaved<'_, '_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let stream = &mut self.stream;
-        let interval = stream.shared.config.sync_interval;
-        let due = stream.sent.elapsed() >= interval || stream.shared.is_urgent();
-        if due && stream.rejected.is_none() {
-            stream.sent = Instant::now();
-            let done = if stream.shared.stopping() {
-                Err(super::stopped())
-            } else {
-                stream.drain().and_then(|()| stream.answer())
-            };
-            if let Err(error) = done {
-                let told = io::Error::other(error.to_string());
-                self.failed = Some(error);
-                return Err(told);
-            }
+        if let Err(error) = self.stream.go_on() {
+            let told = io::Error::other(error.to_string());
+            self.failed = Some(error);
+            return Err(told);
         }
         self.file.read(out).context(|| "cannot read the snapshot".to_owned()).map_err(Into::into)
     }

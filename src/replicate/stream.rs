@@ -63,7 +63,8 @@ pub(super) struct Stream<'s> {
     pub(super) bytes_since: u64,
     /// When a snapshot was asked for last, and in which index.
     pub(super) asked: Option<(Instant, Index)>,
-    pub(super) retention: Retention,
+    /// None while it works.
+    pub(super) retention: Option<Retention>,
     pub(super) rejected: Option<String>,
 }
 
@@ -103,7 +104,7 @@ impl<'s> Stream<'s> {
             newest_bytes: 0,
             bytes_since: survey.bytes_since,
             asked: None,
-            retention: Retention::new(&shared.config),
+            retention: Some(Retention::new(&shared.config)),
             rejected: None,
         };
         stream.take_over(&survey);
@@ -328,8 +329,47 @@ impl<'s> Stream<'s> {
             self.progress();
         }
         self.snapshot_if_due()?;
-        if self.is_complete() && self.retention.is_due() {
-            self.retention.run(self.shared, self.at.pos.generation)?;
+        if self.is_complete() && self.retention.as_ref().is_some_and(Retention::is_due) {
+            self.delete_old()?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what nobody needs; commits go on meanwhile. Leave to write is not leave to delete:
+    /// without that the archive grows, and says so.
+    fn delete_old(&mut self) -> Result<()> {
+        let Some(mut retention) = self.retention.take() else { return Ok(()) };
+        let (shared, generation) = (self.shared, self.at.pos.generation);
+        let mut failed = None;
+        let mut meanwhile = || self.go_on().inspect_err(|error| failed = Some(error.clone()));
+        let done = retention.run(shared, generation, &mut meanwhile);
+        self.retention = Some(retention);
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let kept = done.err().map(|error| format!("nothing old can be deleted: {error}"));
+        let mut news = false;
+        shared.update(|progress| {
+            news = kept.is_some() && progress.kept != kept;
+            progress.kept.clone_from(&kept);
+        });
+        if let Some(why) = kept.filter(|_| news) {
+            let message = format!("archive {}: {why}", shared.archive.url());
+            registry::log(Level::Warn, shared.capture.path(), &message);
+        }
+        Ok(())
+    }
+
+    /// Sends what is due in the middle of something long.
+    pub(super) fn go_on(&mut self) -> Result<()> {
+        if self.shared.stopping() {
+            return Err(super::stopped());
+        }
+        let due = self.sent.elapsed() >= self.shared.config.sync_interval;
+        if (due || self.shared.is_urgent()) && self.rejected.is_none() {
+            self.sent = Instant::now();
+            self.drain()?;
+            self.answer()?;
         }
         Ok(())
     }
@@ -340,7 +380,8 @@ impl<'s> Stream<'s> {
         } else {
             POSITION_AFTER.saturating_sub(self.sent.elapsed())
         };
-        position.min(self.retention.due_in()).min(IDLE)
+        let retention = self.retention.as_ref().map_or(IDLE, Retention::due_in);
+        position.min(retention).min(IDLE)
     }
 
     /// Does what calls wait for.

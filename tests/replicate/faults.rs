@@ -259,6 +259,37 @@ fn keys_and_buckets_that_are_wrong() {
     assert_eq!(db.int("SELECT litestream_stop()"), 1);
 }
 
+/// Leave to write is not leave to delete: commits go on, and the tables tell.
+#[test]
+fn what_cannot_be_deleted() {
+    let folder = Folder::new("archive-kept");
+    let options = r#"{"retention": "1s", "delete_after": "0s", "snapshot_interval": "1s",
+        "sync_interval": "20ms"}"#;
+    let primary = Primary::new(&folder, options);
+    let generation = generation(&primary.sync()).to_owned();
+    let first = format!("generations/{generation}/snapshots/0000000000000000.snapshot.lz4");
+    let first = primary.archive.join(first);
+    // A file with something mounted on it cannot be removed.
+    if !mount(&["--bind", first.to_str().unwrap()], &first) {
+        println!("no leave to mount anything: refused deletions are not tested here");
+        return;
+    }
+    let held = Disk(first.clone());
+    until("the refusal to show", || {
+        primary.add(1);
+        primary.replica("error").contains("nothing old can be deleted").then_some(())
+    });
+    primary.sync();
+    assert!(primary.replica("state").contains("streaming"));
+    drop(held);
+    until("the first snapshot to go", || {
+        primary.add(1);
+        (!first.exists()).then_some(())
+    });
+    until("the error to go", || (primary.replica("error") == "null").then_some(()));
+    primary.assert_archived_at_rest();
+}
+
 /// The same folder, full of somebody else's objects.
 #[test]
 fn others_objects_are_left_alone() {
