@@ -73,6 +73,33 @@ pub(super) fn survey(shared: &Shared, generation: Generation) -> Result<Survey> 
     Ok(survey)
 }
 
+/// An archive is encrypted or it is not: what is secret is in none of its objects, or in all.
+pub(super) fn refuse_mixture(shared: &Shared, survey: &Survey) -> Result<()> {
+    let archive = &shared.archive;
+    let key = match (survey.segment, survey.snapshot) {
+        (Some(segment), _) => Some(archive.segment_key(&segment)?),
+        (None, Some(snapshot)) => Some(archive.snapshot_key(&snapshot)?),
+        (None, None) => any_snapshot(shared)?,
+    };
+    let Some(key) = key else { return Ok(()) };
+    let (is, given) = match (archive.is_encrypted(&key)?, archive.encrypts()) {
+        (true, false) => ("encrypted", "no \"age_recipients\" are given"),
+        (false, true) => ("not encrypted", "\"age_recipients\" are given"),
+        _ => return Ok(()),
+    };
+    let why = format!("it is {is}, and {given}; an archive is encrypted as a whole or not at all");
+    Err(Error::new(ErrorKind::Refused, why).context(archive.name(&key)))
+}
+
+fn any_snapshot(shared: &Shared) -> Result<Option<String>> {
+    for generation in shared.archive.generations()? {
+        if let Some(snapshot) = shared.archive.snapshots(generation)?.last() {
+            return shared.archive.snapshot_key(snapshot).map(Some);
+        }
+    }
+    Ok(None)
+}
+
 /// Where to begin. The last moment given in the archive goes into `latest`.
 pub(super) fn judge(
     shared: &Shared,
@@ -184,9 +211,8 @@ fn noted_end(note: &Note, pos: Pos) -> Option<Place> {
 
 impl Shared {
     /// Whether what is written here can be read back here.
-    fn can_read(&self) -> bool {
-        let options = &self.config.archive;
-        options.age_recipients.is_empty() || !options.age_identities.is_empty()
+    pub(super) fn can_read(&self) -> bool {
+        !self.archive.encrypts() || !self.config.archive.age_identities.is_empty()
     }
 }
 

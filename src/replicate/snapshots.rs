@@ -65,6 +65,9 @@ impl Stream<'_> {
         let Some(theirs) = survey.snapshot.filter(|it| it.info.pos() == snapshot.pos()) else {
             return Ok(false);
         };
+        if !self.shared.can_read() {
+            return Ok(false);
+        }
         let label = self.shared.archive.snapshot_label(&theirs)?;
         let created_at = in_micros(snapshot.info.created_at);
         Ok(label.is_some_and(|label| label.created_at == created_at))

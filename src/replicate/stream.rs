@@ -75,6 +75,7 @@ impl<'s> Stream<'s> {
         let generation = log.generation().ok_or_else(Error::no_generation)?;
         let note = Note::read(log.layout(), url);
         let survey = compare::survey(shared, generation)?;
+        compare::refuse_mixture(shared, &survey)?;
         let mut latest = SystemTime::UNIX_EPOCH;
         let (start, end) = match compare::judge(shared, &survey, &note, &mut latest)? {
             Verdict::Start(start, end) => (start, end),

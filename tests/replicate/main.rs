@@ -9,6 +9,7 @@ mod common;
 
 mod crash;
 mod daily;
+mod encrypted;
 mod faults;
 mod parted;
 mod primary;
