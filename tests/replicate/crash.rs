@@ -21,7 +21,7 @@ fn a_killed_primary_loses_nothing_that_was_synced() {
     let folder = Folder::new("archive-kill");
     let options = r#"{"sync_interval": "20ms", "log_bytes": 1048576}"#;
     let mut primary = Primary::new(&folder, options);
-    let rounds = scaled(6, 200);
+    let rounds = scaled(4, 200);
     let mut broken = 0;
     for round in 0..rounds {
         let load = primary.load(0.0005);

@@ -12,7 +12,7 @@ fn everything_is_in_the_archive_in_both_layouts() {
         let primary = Primary::new(&folder, &format!(r#"{{"layout": "{layout}"}}"#));
         primary.add(3);
         let load = primary.load(0.0002);
-        load.advance(800);
+        load.advance(500);
         primary.db.text("SELECT litestream_checkpoint('RESTART')");
         load.advance(100);
         load.finish();
@@ -147,7 +147,8 @@ fn a_process_that_just_ends_is_continued() {
 fn snapshots_when_segments_outgrow_them_and_on_demand() {
     let folder = Folder::new("archive-snapshots");
     let primary = Primary::new(&folder, r#"{"log_bytes": 1048576}"#);
-    let load = primary.load(0.002);
+    let arguments = json!({"path": primary.path, "pause": 0.002, "size": 20_000});
+    let load = primary.host.work("ledger_writer", arguments);
     until("two further snapshots", || {
         let sent = objects(&primary.archive);
         (sent.keys().filter(|key| key.contains("/snapshots/")).count() >= 3).then_some(())

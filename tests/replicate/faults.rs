@@ -85,7 +85,10 @@ fn assert_same_in(primary: &Primary, url: &str, options: &Value, folder: &Folder
     assert_eq!(content, primary.db.content());
 }
 
-fn down_and_up_again(mut server: S3Server) {
+/// SeaweedFS stops and starts in `kills_on_both_sides`.
+#[test]
+fn a_server_stops_and_starts() {
+    let mut server = S3Server::rclone();
     let folder = Folder::new("archive-s3-down");
     let (primary, url, options) = archived_in(&folder, &server, json!({"sync_interval": "50ms"}));
     let load = primary.load(0.002);
@@ -106,16 +109,6 @@ fn down_and_up_again(mut server: S3Server) {
 fn assert_same_in_progress(primary: &Primary) {
     primary.sync();
     assert!(primary.replica("state").contains("streaming"));
-}
-
-#[test]
-fn a_weed_server_stops_and_starts() {
-    down_and_up_again(S3Server::weed());
-}
-
-#[test]
-fn an_rclone_server_stops_and_starts() {
-    down_and_up_again(S3Server::rclone());
 }
 
 /// Everything that was archived is gone; a new chain begins.

@@ -109,7 +109,7 @@ fn a_log_that_has_to_let_go_leaves_a_hole_and_says_so() {
     let load = primary.host.work("ledger_writer", arguments);
     until("the archive's claim to give way, and memory to be too small", || {
         let index = place(&primary.db.text("SELECT litestream_pos()")).0;
-        (primary.told("too far behind") > 0 && index >= 7).then_some(())
+        (primary.told("too far behind") > 0 && index >= 6).then_some(())
     });
     load.finish();
     assert!(primary.replica("state").contains("retrying"));
