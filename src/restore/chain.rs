@@ -49,7 +49,8 @@ pub fn fill(means: &Means, chain: &Chain, image: &mut Image) -> Result<Pos> {
         let cut = cut.filter(|_| Some(object.info.index) == last);
         segment::fetch(&archive, &object, page_size, cut, &folder, &stop)
     };
-    let mut walk = Walk { chain, image, page_size, newer: None, reached: None, applied: None };
+    let (newer, folder) = (None, means.folder);
+    let mut walk = Walk { chain, image, page_size, folder, newer, reached: None, applied: None };
     in_order(means.threads, jobs, fetch, |segment| walk.step(segment))?;
     let Walk { newer, reached, applied, .. } = walk;
     if let Some(Newer { link: Some(link), .. }) = newer {
@@ -61,8 +62,9 @@ pub fn fill(means: &Means, chain: &Chain, image: &mut Image) -> Result<Pos> {
     }
     let below = image.below()?;
     let size = snapshot::write(means.archive, &chain.snapshot, &below, page_size, means.threads)?;
+    let pages = size / u64::from(page_size.get());
+    image.put_rest(pages)?;
     if applied.is_none() {
-        let pages = size / u64::from(page_size.get());
         image.set_page_count(u32::try_from(pages).unwrap_or(u32::MAX));
     }
     Ok(reached.unwrap_or_else(|| chain.snapshot.info.pos()))
@@ -88,6 +90,7 @@ struct Walk<'a> {
     chain: &'a Chain,
     image: &'a mut Image,
     page_size: PageSize,
+    folder: &'a Path,
     newer: Option<Newer>,
     /// The end of the state.
     reached: Option<Pos>,
@@ -126,7 +129,10 @@ impl Walk<'_> {
             return Ok(());
         };
         match self.applied {
-            None => self.image.begin(self.page_size, commit.page_count)?,
+            None => {
+                self.image.begin(self.page_size, commit.page_count)?;
+                self.image.wait_for_snapshot(self.folder);
+            }
             Some(_) => self.image.lower_limit(commit.page_count),
         }
         self.applied = Some(index);

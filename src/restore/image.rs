@@ -1,16 +1,21 @@
 //! The database file being made: which pages it has already, and how pages reach the disk.
 //!
-//! Pages come newest first, each is written once, in runs. The WAL's pages are put by one thread;
-//! after that the snapshot's blocks are written by several, which only read what is in the bitmap.
-//! All-zero runs are not written at all: what is not there reads as zeros.
+//! Pages come newest first, each is written once, in runs. The WAL's pages are put by one thread
+//! and wait for their neighbours (overlay.rs); after that the snapshot's blocks are written by
+//! several, with the pages that waited in their places. All-zero runs are not written at all: what
+//! is not there reads as zeros.
 //!
 //! A page above what the database held at the end of an index is gone with everything older: the
 //! checkpoint that finished the index cut the file there. [`Image::lower_limit`] says so.
 
 use std::fs::File;
+use std::io::{ErrorKind as Io, IoSlice};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
+use super::overlay::{Overlay, Waiting};
 use super::work::Stop;
 use crate::archive::sink::PageSink;
 use crate::error::{Context, Error, Result};
@@ -26,6 +31,10 @@ const RUN_BYTES_MAX: usize = 1 << 20;
 /// The bitmap's pieces come into being when a page of theirs does: 4 KiB for 32,768 pages.
 const WORDS: usize = 512;
 const PIECE_PAGES: u64 = 64 * WORDS as u64;
+/// The system takes so many pieces in one write.
+const PIECES_MAX: usize = 1024;
+/// Pages that waited for neighbours that do not exist are read back so many at once.
+const REST_PAGES: usize = 256;
 
 /// The page size in a database's header; `None` if it is no database.
 pub fn page_size_of(header: &[u8]) -> Option<PageSize> {
@@ -74,6 +83,8 @@ pub struct Image {
     /// Pages from `run_start` on that are not written yet.
     run: Vec<u8>,
     run_start: u32,
+    waiting: Option<Waiting>,
+    overlay: Arc<Overlay>,
 }
 
 impl Image {
@@ -88,7 +99,14 @@ impl Image {
             put: Arc::default(),
             run: Vec::new(),
             run_start: 0,
+            waiting: None,
+            overlay: Arc::default(),
         }
+    }
+
+    /// From now on pages of WAL frames wait for the snapshot's, in a file in `folder`.
+    pub fn wait_for_snapshot(&mut self, folder: &Path) {
+        self.waiting = Some(Waiting::new(folder, self.page_size));
     }
 
     /// Says how large the database is, if that was not known before its pages came.
@@ -114,7 +132,11 @@ impl Image {
             }
         }
         fresh.sort_unstable_by_key(|(page_no, _)| *page_no);
-        fresh.into_iter().try_for_each(|(page_no, page)| self.append(page_no, page))
+        self.stop.check()?;
+        fresh.into_iter().try_for_each(|(page_no, page)| match &mut self.waiting {
+            Some(waiting) if waiting.has_room() => waiting.put(page_no, page),
+            _ => self.append(page_no, page),
+        })
     }
 
     fn append(&mut self, page_no: u32, page: &[u8]) -> Result<()> {
@@ -143,13 +165,30 @@ impl Image {
     /// For the threads that write the snapshot, when nothing newer is to come.
     pub fn below(&mut self) -> Result<Below> {
         self.flush()?;
+        if let Some(waiting) = self.waiting.take() {
+            self.overlay = Arc::new(waiting.finish()?);
+        }
         Ok(Below {
             file: Arc::clone(&self.file),
             stop: Arc::clone(&self.stop),
             page_size: self.page_size,
             limit: self.limit,
             put: Arc::clone(&self.put),
+            overlay: Arc::clone(&self.overlay),
         })
+    }
+
+    /// Puts the pages that waited and are past the end of the snapshot, which has `page_count`.
+    pub fn put_rest(&mut self, page_count: u64) -> Result<()> {
+        let overlay = Arc::clone(&self.overlay);
+        let (size, mut pages) = (self.page_size.bytes(), Vec::new());
+        for places in overlay.within(page_count + 1, usize::MAX).chunks(REST_PAGES) {
+            overlay.read(places, &mut pages)?;
+            for ((page_no, _), page) in places.iter().zip(pages.chunks_exact(size)) {
+                self.append(*page_no, page)?;
+            }
+        }
+        self.flush()
     }
 
     /// Completes the file and brings it to the disk.
@@ -194,7 +233,8 @@ impl PageSink for Image {
     }
 }
 
-/// The oldest layer: takes any page that is not there yet.
+/// The oldest layer: takes any page that is not there yet, and brings the newer ones that waited
+/// for it.
 #[derive(Clone)]
 pub struct Below {
     file: Arc<File>,
@@ -202,35 +242,105 @@ pub struct Below {
     page_size: PageSize,
     limit: u32,
     put: Arc<Pages>,
+    overlay: Arc<Overlay>,
+}
+
+/// Neighbouring bytes of the file: of the block, or of the newer pages read for it.
+enum Piece {
+    Block(Range<usize>),
+    Newer(Range<usize>),
 }
 
 impl Below {
-    /// Writes those of the whole pages that start at byte `offset` that belong into the file.
-    /// `dense` writes zeros, too, because something else may be in their place.
-    pub fn write(&self, offset: u64, bytes: &[u8], dense: bool) -> Result<()> {
+    /// Writes those of the whole pages that start at byte `offset` that belong into the file, and
+    /// newer ones in the place of those that do not. `dense` writes zeros, too, because something
+    /// else may be in their place. `newer`: room for newer pages.
+    pub fn write(&self, offset: u64, block: &[u8], dense: bool, newer: &mut Vec<u8>) -> Result<()> {
         self.stop.check()?;
         let size = self.page_size.bytes();
         let first = offset / u64::from(self.page_size.get()) + 1;
-        let is_wanted = |at: usize| {
-            let page_no = u32::try_from(first + at as u64).unwrap_or(u32::MAX);
-            page_no <= self.limit && !self.put.has(page_no)
-        };
-        let (count, mut at) = (bytes.len() / size, 0);
-        while at < count {
-            let start = at;
-            while at < count && is_wanted(at) {
-                at += 1;
+        let count = block.len() / size;
+        let places = self.overlay.within(first, count);
+        self.overlay.read(places, newer)?;
+        let (mut pieces, mut start, mut next) = (Vec::new(), 0, 0);
+        for at in 0..count {
+            let page_no = first + at as u64;
+            let waited = places.get(next).is_some_and(|(number, _)| u64::from(*number) == page_no);
+            let number = u32::try_from(page_no).unwrap_or(u32::MAX);
+            if waited {
+                push(&mut pieces, Piece::Newer(next * size..(next + 1) * size));
+                next += 1;
+            } else if number <= self.limit && !self.put.has(number) {
+                push(&mut pieces, Piece::Block(at * size..(at + 1) * size));
+            } else {
+                self.put(offset, start * size, &mut pieces, block, newer, dense)?;
+                start = at + 1;
+                continue;
             }
-            let run = &bytes[start * size..at * size];
-            if !run.is_empty() && (dense || run.iter().any(|byte| *byte != 0)) {
-                write(&self.file, run, offset + (start * size) as u64)?;
+            if pieces.len() == PIECES_MAX {
+                self.put(offset, start * size, &mut pieces, block, newer, dense)?;
+                start = at + 1;
             }
-            at += usize::from(at == start);
         }
+        self.put(offset, start * size, &mut pieces, block, newer, dense)?;
         // The disk works while the next blocks are being expanded.
-        os::start_writeback(&self.file, offset, bytes.len() as u64);
+        os::start_writeback(&self.file, offset, block.len() as u64);
         Ok(())
     }
+
+    /// Writes neighbouring pieces, of which the first is `start` bytes into the block.
+    fn put(
+        &self,
+        offset: u64,
+        start: usize,
+        pieces: &mut Vec<Piece>,
+        block: &[u8],
+        newer: &[u8],
+        dense: bool,
+    ) -> Result<()> {
+        let pieces = std::mem::take(pieces);
+        let zero = |piece: &Piece| match piece {
+            Piece::Block(range) => block[range.clone()].iter().all(|byte| *byte == 0),
+            Piece::Newer(_) => false,
+        };
+        if !dense && pieces.iter().all(zero) {
+            return Ok(());
+        }
+        let slices = pieces.iter().map(|piece| match piece {
+            Piece::Block(range) => IoSlice::new(&block[range.clone()]),
+            Piece::Newer(range) => IoSlice::new(&newer[range.clone()]),
+        });
+        write_pieces(&self.file, &mut slices.collect::<Vec<_>>(), offset + start as u64)
+    }
+}
+
+/// Adds a piece, to the last one if it continues that.
+fn push(pieces: &mut Vec<Piece>, piece: Piece) {
+    match (pieces.last_mut(), &piece) {
+        (Some(Piece::Block(last)), Piece::Block(next))
+        | (Some(Piece::Newer(last)), Piece::Newer(next))
+            if last.end == next.start =>
+        {
+            last.end = next.end;
+        }
+        _ => pieces.push(piece),
+    }
+}
+
+fn write_pieces(file: &File, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> Result<()> {
+    let what = || "cannot write the new file".to_owned();
+    while !slices.is_empty() {
+        match rustix::io::pwritev(file, slices, offset) {
+            Ok(0) => return Err(std::io::Error::from(Io::WriteZero)).context(what),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut slices, written);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(std::io::Error::from(error)).context(what),
+        }
+    }
+    Ok(())
 }
 
 fn write(file: &File, bytes: &[u8], offset: u64) -> Result<()> {
@@ -277,7 +387,8 @@ mod tests {
         image.lower_limit(4);
         image.put(5, &[9; 512]).unwrap();
         let below = image.below().unwrap();
-        below.write(512, &[[8; 512], [9; 512], [9; 512], [9; 512]].concat(), false).unwrap();
+        let block = [[8; 512], [9; 512], [9; 512], [9; 512]].concat();
+        below.write(512, &block, false, &mut Vec::new()).unwrap();
         image.finish().unwrap();
         let rest: Vec<u8> = [8, 3, 4, 0].iter().flat_map(|byte| [*byte; 512]).collect();
         assert!(content(&file) == [first_page(), rest].concat());
@@ -296,6 +407,31 @@ mod tests {
         image.put(1, &first_page()).unwrap();
         image.finish().unwrap();
         assert!(content(&file)[512..] == [[3; 512], [2; 512]].concat());
+    }
+
+    #[test]
+    fn pages_that_waited_go_with_their_neighbours() {
+        let (mut image, file) = image(9);
+        image.put(1, &first_page()).unwrap();
+        image.wait_for_snapshot(&std::env::temp_dir());
+        let frame = |page_no: u32, byte: u8| {
+            let mut frame = page_no.to_be_bytes().to_vec();
+            frame.resize(24, 0);
+            frame.resize(24 + 512, byte);
+            frame
+        };
+        image.put_frames(&[frame(8, 8), frame(5, 5), frame(3, 3), frame(4, 4)].concat()).unwrap();
+        image.put_frames(&[frame(3, 99), frame(9, 9)].concat()).unwrap();
+        let below = image.below().unwrap();
+        for dense in [false, true] {
+            let mut room = Vec::new();
+            below.write(0, &[1; 4 * 512], dense, &mut room).unwrap();
+            below.write(4 * 512, &[2; 2 * 512], dense, &mut room).unwrap();
+        }
+        image.put_rest(6).unwrap();
+        image.finish().unwrap();
+        let rest: Vec<u8> = [1, 3, 4, 5, 2, 0, 8, 9].iter().flat_map(|byte| [*byte; 512]).collect();
+        assert!(content(&file) == [first_page(), rest].concat());
     }
 
     #[test]

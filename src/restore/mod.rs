@@ -13,6 +13,7 @@
 mod chain;
 mod destination;
 mod image;
+mod overlay;
 mod segment;
 mod snapshot;
 mod work;

@@ -76,14 +76,14 @@ pub fn write(
 /// page is written.
 fn write_alone(frame: impl Read, below: &Below) -> Result<u64> {
     let mut content = Decoder::new(frame, DATABASE_BYTES_MAX);
-    let (mut offset, mut buffer) = (0, Vec::new());
+    let (mut offset, mut buffer, mut newer) = (0, Vec::new(), Vec::new());
     loop {
         buffer.clear();
         content.by_ref().take(4 << 20).read_to_end(&mut buffer)?;
         if buffer.is_empty() {
             return Ok(offset);
         }
-        below.write(offset, &buffer, true)?;
+        below.write(offset, &buffer, true, &mut newer)?;
         offset += buffer.len() as u64;
     }
 }
@@ -105,6 +105,8 @@ struct State {
     /// The block the content goes on with; `None` while somebody adds it.
     next: Option<u64>,
     waiting: BTreeMap<u64, (StoredBlock, Vec<u8>, usize)>,
+    /// What was expanded into, to be used again.
+    rooms: Vec<Vec<u8>>,
     /// A block that was not full: the last one, if the frame is regular.
     short: Option<u64>,
     error: Option<Error>,
@@ -178,9 +180,9 @@ impl Team {
     }
 
     fn run(&self, given: &Receiver<Job>) {
-        let mut room = Vec::new();
+        let mut newer = Vec::new();
         for (at, block) in given {
-            let done = guard("restore", || self.work(at, block, &mut room));
+            let done = guard("restore", || self.work(at, block, &mut newer));
             if let Err((error, buffer)) = done.map_err(|error| (error, Vec::new())) {
                 lock(&self.state).error.get_or_insert(error);
                 let _nobody_reads_any_more = self.tickets.try_send(buffer);
@@ -188,28 +190,27 @@ impl Team {
         }
     }
 
-    fn work(&self, at: u64, block: StoredBlock, room: &mut Vec<u8>) -> Result<()> {
-        let bytes = block.content(room)?;
+    fn work(&self, at: u64, block: StoredBlock, newer: &mut Vec<u8>) -> Result<()> {
+        let mut room = lock(&self.state).rooms.pop().unwrap_or_default();
+        let bytes = block.content(&mut room)?;
         let (len, is_full) = (bytes.len(), bytes.len() as u64 == self.block_size);
         let last = u64::MAX / self.block_size;
-        self.below.write(at.min(last) * self.block_size, bytes, false)?;
+        self.below.write(at.min(last) * self.block_size, bytes, false, newer)?;
         let mut state = lock(&self.state);
         if !is_full {
             // Of two, the first.
             state.short = Some(state.short.map_or(at, |short| short.min(at)));
         }
-        state.waiting.insert(at, (block, std::mem::take(room), len));
+        state.waiting.insert(at, (block, room, len));
         while let Some(next) = state.next {
-            let Some((block, mut expanded, len)) = state.waiting.remove(&next) else { break };
+            let Some((block, expanded, len)) = state.waiting.remove(&next) else { break };
             state.next = None;
             let mut content = std::mem::take(&mut state.content);
             drop(state);
             content.add(block.expanded(&expanded, len));
             let _nobody_reads_any_more = self.tickets.try_send(block.into_buffer());
-            if room.is_empty() {
-                std::mem::swap(room, &mut expanded);
-            }
             state = lock(&self.state);
+            state.rooms.push(expanded);
             state.content = content;
             state.next = Some(next + 1);
         }
