@@ -35,9 +35,7 @@ fn a_bucket_is_followed(mut server: S3Server) {
     let folder = Folder::new("follow-bucket");
     let Setting { _host, db, other, url } = archived(&folder, &server);
     let replica = other.open(folder.file("r.db"));
-    let begun = Instant::now();
     follow_archive(&replica, &url, server.options());
-    println!("{:?}: followed after {:?}", server.kind(), begun.elapsed());
     for n in 0..10 {
         add(&db, n);
         if n % 4 == 1 {
@@ -66,7 +64,6 @@ fn a_bucket_is_followed(mut server: S3Server) {
     std::thread::sleep(Duration::from_millis(300));
     let begun = Instant::now();
     assert_eq!(replica.int("SELECT litestream_stop('follow')"), 1);
-    println!("{:?}: stopped after {:?}", server.kind(), begun.elapsed());
     assert!(begun.elapsed() < Duration::from_secs(5));
     server.resume();
     let taken = "SELECT count(*) FROM litestream_log WHERE message LIKE '%receiving a snapshot%'";

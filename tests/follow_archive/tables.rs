@@ -44,7 +44,7 @@ fn the_log_and_every_archive_are_listed() {
         check("WHERE replica = 'local  ' COLLATE RTRIM", json!([["local"]]));
         check("WHERE replica IS NULL OR replica = NULL OR replica = 7", json!([]));
         check("WHERE replica = 'local' AND replica = 'x'", json!([]));
-        check(&format!("WHERE replica = 'file:///elsewhere'"), json!([]));
+        check("WHERE replica = 'file:///elsewhere'", json!([]));
         check(
             "WHERE (replica = 'local' AND generation > '') OR size > 0 AND replica LIKE '%one'",
             json!([[one], ["local"]]),
@@ -116,7 +116,7 @@ fn an_archive_is_listed_from_anywhere() {
     let elsewhere = Host::app();
     let memory = elsewhere.open(":memory:");
     let url = &urls[0];
-    let theirs = format!("SELECT replica, generation, idx, size, pos FROM litestream_snapshots");
+    let theirs = "SELECT replica, generation, idx, size, pos FROM litestream_snapshots".to_owned();
     assert_eq!(
         memory.rows(&format!("{theirs}('{url}')")),
         db.rows(&format!("{theirs} WHERE replica = '{url}'"))
