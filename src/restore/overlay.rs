@@ -75,7 +75,7 @@ impl Waiting {
             None => nameless(&self.folder)?,
         };
         let written = file.write_all_at(&self.pending, self.written);
-        written.context(|| format!("cannot write a file in {}", self.folder.display()))?;
+        written.context(|| format!("cannot write the new file in {}", self.folder.display()))?;
         self.written += self.pending.len() as u64;
         self.pending.clear();
         self.file = Some(file);
