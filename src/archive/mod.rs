@@ -339,15 +339,23 @@ impl Archive {
 
     /// A snapshot's label, without the rest of it.
     pub fn snapshot_label(&self, snapshot: &SnapshotObject) -> Result<Option<Label>> {
-        let key = self.snapshot_key(snapshot)?;
-        Ok(self.open_piece(&key, Piece::Snapshot, snapshot.info.pos(), Some(LABEL_BYTES))?.label)
+        self.label(&self.snapshot_key(snapshot)?, Piece::Snapshot, snapshot.info.pos())
     }
 
     /// A segment's label, without the rest of it.
     pub fn segment_label(&self, segment: &SegmentObject) -> Result<Option<Label>> {
-        let key = self.segment_key(segment)?;
-        let pos = segment.info.pos();
-        Ok(self.open_piece(&key, Piece::Segment, pos, Some(LABEL_BYTES))?.label)
+        self.label(&self.segment_key(segment)?, Piece::Segment, segment.info.pos())
+    }
+
+    fn label(&self, key: &str, piece: Piece, pos: Pos) -> Result<Option<Label>> {
+        let opened = match self.open_piece(key, piece, pos, Some(LABEL_BYTES)) {
+            // A longer label looks as if it was cut; so does the piece of it that is encrypted.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.open_piece(key, piece, pos, None)
+            }
+            opened => opened,
+        };
+        Ok(opened?.label)
     }
 
     fn open_piece(&self, key: &str, piece: Piece, pos: Pos, first: Option<u64>) -> Result<Opened> {
@@ -417,7 +425,8 @@ impl Archive {
     }
 }
 
-/// A label is in the first so many bytes of an object, unless it has very many moments.
+/// A label is in the first so many bytes of an object, unless it has very many moments: then the
+/// object is opened again, as a whole.
 const LABEL_BYTES: u64 = 128 << 10;
 
 fn kind(piece: Piece) -> &'static str {

@@ -62,6 +62,17 @@ pub struct Fetcher<'a> {
     tree: Option<Tree>,
 }
 
+/// The generations that have begun no later than the newest. One that only says how far it will
+/// reach is being begun: its first snapshot is on its way.
+fn begun(listings: &[Listing], newest: Option<usize>) -> BTreeSet<Generation> {
+    // What has no snapshot cannot be followed yet, and may be newer than what is.
+    let followable =
+        newest.and_then(|at| listings.get(at)).is_some_and(|it| !it.snapshots.is_empty());
+    let has_content = |it: &&Listing| !it.snapshots.is_empty() || !it.segments.is_empty();
+    let begun = listings.iter().filter(|_| followable).filter(has_content);
+    begun.map(|listing| listing.generation).collect()
+}
+
 impl<'a> Fetcher<'a> {
     /// Fetches from `archive` into `writing`.
     pub fn new(
@@ -122,7 +133,7 @@ impl<'a> Fetcher<'a> {
         let listings: Result<Vec<_>> = names.iter().map(|name| self.archive.list(*name)).collect();
         let mut listings = listings?;
         let newest = held::newest(self.archive, &listings)?;
-        self.older = names.into_iter().collect();
+        self.older = begun(&listings, newest);
         if let Some(from) = from
             && let Some(listing) = self.continued(&listings, newest, &from)?
         {
@@ -271,6 +282,7 @@ impl<'a> Fetcher<'a> {
     /// Fails if a generation has begun after ours that can be followed.
     fn require_newest_generation(&mut self) -> Result<()> {
         let names = self.archive.generations()?;
+        self.older.insert(self.at.generation);
         if !names.contains(&self.at.generation) {
             let why = format!("generation {} is not there any more", self.at.generation);
             return Err(Error::new(ErrorKind::NoGeneration, why).context(self.archive.url()));
@@ -287,7 +299,9 @@ impl<'a> Fetcher<'a> {
         let listings = listings?;
         let newest = held::newest(self.archive, &listings)?;
         match newest.and_then(|at| listings.get(at)) {
-            Some(newest) if newest.generation == self.at.generation => self.older.extend(names),
+            Some(found) if found.generation == self.at.generation => {
+                self.older = begun(&listings, newest);
+            }
             Some(newest) if newest.snapshots.is_empty() => {}
             Some(newest) => {
                 let why = format!("the archive goes on with generation {}", newest.generation);

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use age::secrecy::ExposeSecret;
 use age::x25519::Identity;
+use litestream::archive::label::Moment;
 use litestream::archive::store::Put;
 use litestream::archive::{Archive, ArchiveOptions, SegmentObject};
 use litestream::error::{Error, ErrorKind};
@@ -93,6 +94,32 @@ pub fn check(url: &str, options: &ArchiveOptions) {
 fn encrypted_in_a_folder() {
     let folder = Folder::new("archive-crypt");
     check(&format!("file://{}", folder.file("a").display()), &ArchiveOptions::default());
+}
+
+/// As a WAL of small pages has them that was written for long while the archive was away.
+#[test]
+fn a_label_may_be_longer_than_a_chunk() {
+    let folder = Folder::new("archive-long-label");
+    let key = Identity::generate();
+    for recipient in [Some(&key), None] {
+        let name = if recipient.is_some() { "encrypted" } else { "plain" };
+        let url = format!("file://{}", folder.file(name).display());
+        let options = with(&ArchiveOptions::default(), recipient, Some(&key));
+        let archive = Archive::open(&url, &options).unwrap();
+        let frame = lz4::compress(&Rng::new().bytes(1000)).unwrap();
+        for (at, count) in [5_000_u64, 12_000].into_iter().enumerate() {
+            let moment = |n: u64| Moment {
+                end: Offset::new(32 + n * 536).unwrap(),
+                at: SystemTime::UNIX_EPOCH + Duration::from_millis(n),
+            };
+            let moments: Vec<_> = (1..=count).map(moment).collect();
+            let made = SystemTime::UNIX_EPOCH;
+            archive.put_segment(pos(at as u64), made, &moments, &mut frame.as_slice()).unwrap();
+            let segment = segments(&archive).pop().unwrap();
+            let label = archive.segment_label(&segment).unwrap().unwrap();
+            assert_eq!(label.moments, moments, "{name}");
+        }
+    }
 }
 
 #[test]

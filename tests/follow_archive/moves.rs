@@ -44,6 +44,33 @@ fn another_generation_is_gone_over_to() {
     assert_eq!((received, snapshots_received(&path)), (2, 2));
 }
 
+/// What a primary stores first of a generation is how far its first snapshot needs the WAL.
+#[test]
+fn a_generation_whose_first_snapshot_is_on_its_way_is_gone_over_to() {
+    let folder = Folder::new("on-its-way");
+    let (path, store) = (folder.file("replica.db"), folder.file("store"));
+    let mut primary = primary(&folder.file("primary.db"));
+    let mut archiver = Archiver::new(&store, Maker::We);
+    primary.run("INSERT INTO t VALUES (1, randomblob(3000))");
+    archiver.put(&primary.history);
+    let follower = follow(&path, &store);
+    catch_up(&follower);
+    follower.stop().unwrap();
+    primary.restart(true);
+    primary.history.generation = 0x123;
+    primary.history.wals.remove(0);
+    primary.run("INSERT INTO t VALUES (2, randomblob(3000))");
+    archiver.archive.put_position(pos(0x123, 0, 32)).unwrap();
+    let follower = follow_again(&path, &store);
+    catch_up(&follower);
+    assert_eq!(follower.status().generation, Some(pos(0xabc, 0, 0).generation));
+    archiver.begin();
+    archiver.put(&primary.history);
+    let end = primary.history.end();
+    assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
+    assert_eq!(dump(&path), dump(&primary.path));
+}
+
 fn follow_again(
     path: &std::path::Path,
     store: &std::path::Path,
