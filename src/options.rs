@@ -16,6 +16,10 @@ use crate::error::{Error, Result};
 /// How much of a wrong value an error shows, in characters.
 const SHOWN_CHARS_MAX: usize = 40;
 
+/// Options whose values no error shows.
+const SECRET: [&str; 5] =
+    ["access_key_id", "age_identities", "secret_access_key", "session_token", "token"];
+
 /// Options not yet taken.
 #[derive(Debug)]
 pub struct Options {
@@ -182,7 +186,15 @@ fn duplicate_key(text: &str) -> Option<String> {
 
 /// An option whose value is not `allowed`.
 pub fn unexpected(key: &str, allowed: &str, found: &Value) -> Error {
-    Error::usage(format!("option \"{key}\": expected {allowed}, got {}", shown(found)))
+    let found = match found {
+        _ if !SECRET.contains(&key) => shown(found),
+        Value::Array(values) if values.is_empty() => "an empty array".to_owned(),
+        Value::Array(_) => "an array".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+        Value::Number(_) => "a number".to_owned(),
+        _ => "another value".to_owned(),
+    };
+    Error::usage(format!("option \"{key}\": expected {allowed}, got {found}"))
 }
 
 /// A value as JSON, cut short if it is long.
@@ -205,6 +217,22 @@ mod tests {
         let taken = (options.opt_str("token")?, wait_ms, options.opt_bool("overwrite")?);
         options.finish()?;
         Ok(taken)
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let text = r#"{"token": ["secret"], "age_identities": [["secret"]], "session_token": 5}"#;
+        let mut options = Options::parse(Some(text)).unwrap();
+        let errors = [
+            options.opt_str("token").unwrap_err().to_string(),
+            options.opt_strs("age_identities").unwrap_err().to_string(),
+            options.opt_str("session_token").unwrap_err().to_string(),
+        ];
+        assert_eq!(errors[0], "option \"token\": expected a text, got an array");
+        assert!(
+            errors.iter().all(|it| !it.contains("secret\"]") && !it.contains('5')),
+            "{errors:?}"
+        );
     }
 
     #[test]
@@ -243,8 +271,8 @@ mod tests {
             wait(got);
         }
         wait("18446744073709551615");
-        check_error(r#"{"token":5}"#, r#"option "token": expected a text, got 5"#);
-        check_error(r#"{"token":["a"]}"#, r#"option "token": expected a text, got ["a"]"#);
+        check_error(r#"{"token":5}"#, r#"option "token": expected a text, got a number"#);
+        check_error(r#"{"token":["a"]}"#, r#"option "token": expected a text, got an array"#);
         for got in ["2", "-1", "\"true\"", "0.0", "1.5"] {
             let text = format!("{{\"overwrite\":{got}}}");
             check_error(&text, &format!("option \"overwrite\": expected true or false, got {got}"));

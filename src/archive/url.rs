@@ -14,9 +14,16 @@ use crate::error::{Error, Result};
 /// As much of a URL that is none as an error shows, in characters.
 const SHOWN_CHARS_MAX: usize = 100;
 
-/// A URL as an error shows it.
+/// A URL as an error shows it: without what may be a key, in front of a host or in a query.
 pub fn shown(url: &str) -> String {
-    let shown: String = url.chars().take(SHOWN_CHARS_MAX).collect();
+    let (url, query) = url.split_once('?').map_or((url, ""), |(url, _)| (url, "?..."));
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    // A secret may have slashes.
+    let rest = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, rest)| format!("...@{rest}"));
+    let shown: String = format!("{scheme}{rest}{query}").chars().take(SHOWN_CHARS_MAX).collect();
     format!("{shown:?}")
 }
 
@@ -127,6 +134,16 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Usage, "{url}");
             assert!(error.to_string().contains("file:///FOLDER"), "{error}");
         }
+    }
+
+    #[test]
+    fn keys_are_not_shown() {
+        let check = |url: &str, text: &str| assert_eq!(shown(url), format!("{text:?}"));
+        check("s3://abc/d", "s3://abc/d");
+        check("s3://key:sec/ret@abc/d", "s3://...@abc/d");
+        check("https://u:secret@h/x?y", "https://...@h/x?...");
+        check("s3://abc/d?secret-access-key=secret", "s3://abc/d?...");
+        check("/tmp/x", "/tmp/x");
     }
 
     #[test]
