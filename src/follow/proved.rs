@@ -10,6 +10,8 @@ use crate::wal::PageSize;
 
 /// Where a database file says its page size.
 const PAGE_SIZE_AT: usize = 16;
+/// Blocks without content are not held for ever: a block with some has 4 MiB at most.
+const SEEN_BYTES_MAX: usize = 16 << 20;
 /// Bytes decoded at once.
 const PART_BYTES: usize = 256 << 10;
 
@@ -53,7 +55,11 @@ struct Seen<'a> {
 impl Read for Seen<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let read = self.frame.read(out)?;
-        self.seen.borrow_mut().extend_from_slice(out.get(..read).unwrap_or_default());
+        let mut seen = self.seen.borrow_mut();
+        if seen.len() > SEEN_BYTES_MAX {
+            return Err(Error::corrupt("its LZ4 frame has too many blocks without content").into());
+        }
+        seen.extend_from_slice(out.get(..read).unwrap_or_default());
         Ok(read)
     }
 }
@@ -69,4 +75,26 @@ pub fn page_size_of(file: &[u8]) -> Result<PageSize> {
         other => u32::from(other),
     };
     PageSize::new(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lz4;
+
+    /// The start of a frame, then blocks of no bytes without end.
+    #[test]
+    fn blocks_without_content_are_not_held_for_ever() {
+        let mut stored = lz4::Encoder::stored(Vec::new(), None).unwrap();
+        io::Write::write_all(&mut stored, b"x").unwrap();
+        let stored = stored.finish().unwrap();
+        let start = stored.get(..7).unwrap().to_vec();
+        let has_checksums = stored[4] & 0x10 != 0;
+        let block: &[u8] =
+            if has_checksums { b"\0\0\0\x80\x05\x5d\xcc\x02" } else { b"\0\0\0\x80" };
+        let blocks = block.repeat(6 << 20);
+        let frame = Box::new(io::Cursor::new(start).chain(io::Cursor::new(blocks)));
+        let error = copy_checked(frame, &mut Vec::new(), |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("without content"), "{error}");
+    }
 }
