@@ -82,6 +82,15 @@ pub fn check(url: &str, options: &ArchiveOptions) {
         assert!(stored.starts_with(b"age-encryption.org/v1\n"));
         assert!(!stored.windows(4).any(|word| word == b"LSA1"), "labels are inside");
     }
+    // A label may be longer than what is read of an object for it at first.
+    let second = |number| SystemTime::UNIX_EPOCH + Duration::from_secs(number);
+    let end = |number| Offset::new(32 + number * 536).unwrap();
+    let moments: Vec<Moment> =
+        (1..7800).map(|number| Moment { end: end(number), at: second(number) }).collect();
+    let long = pos(1 << 19);
+    writer.put_segment(long, second(7800), &moments, &mut frames[0].as_slice()).unwrap();
+    let label = reader.segment_label(&segments(&reader).pop().unwrap()).unwrap().unwrap();
+    assert_eq!((label.pos, label.moments), (long, moments));
     // What is not encrypted can be read beside it, and says so.
     let plain = Archive::open(url, options).unwrap();
     plain.put_segment(pos(1 << 20), SystemTime::now(), &[], &mut frames[0].as_slice()).unwrap();
