@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::pin::Pin;
 use super::scanner::Scanner;
@@ -161,7 +161,7 @@ fn begin_generation(shared: &Shared, door: &Arc<Door>, why: &str) -> (Tip, u32, 
 /// The caller holds WAL_CKPT_LOCK and has just captured up to the published end.
 pub(super) fn snapshot(shared: &Shared, pin: &Pin, door: &Door, at: Pos) -> Result<Pos> {
     let before = shared.status_before_snapshot();
-    let created_at = SystemTime::now();
+    let created_at = shared.log.now();
     let page = u64::from(door.page_size().get());
     // Part of a page at the end is what a crash while growing leaves; no reader looks at it.
     let size = door.db_size()? / page * page;

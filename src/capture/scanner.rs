@@ -12,7 +12,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::pin::LetGo;
 use super::{Counters, policy, view::View};
@@ -151,7 +151,7 @@ impl Scanner {
                 Pos { index: self.tip.pos.index.next(), offset: Offset::default(), ..self.tip.pos };
         }
         let chain = Chain::start(&header);
-        let segment = Segment::new(self.tip.pos, bytes.to_vec(), true, SystemTime::now());
+        let segment = Segment::new(self.tip.pos, bytes.to_vec(), true, self.log.now());
         let end = segment.end();
         self.log.append(segment, chain)?;
         self.tip = Tip { pos: end, chain: Some(chain) };
@@ -182,7 +182,7 @@ impl Scanner {
             committed => (committed, scan.committed, true),
         };
         raw.truncate(frame_size * usize::try_from(taken).unwrap_or(0));
-        let segment = Segment::new(self.tip.pos, raw, commit, SystemTime::now());
+        let segment = Segment::new(self.tip.pos, raw, commit, self.log.now());
         let end = segment.end();
         self.log.append(segment, chain)?;
         self.tip = Tip { pos: end, chain: Some(chain) };

@@ -10,7 +10,6 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::segment::{SEGMENT_BYTES_MAX, Segment, Stored};
 use super::{Log, TAIL_BYTES_KEPT, after, layout};
@@ -135,7 +134,7 @@ impl Log {
         let file = encoder.finish()?;
         let size = file.metadata().context(|| format!("cannot measure {}", tmp.display()))?.len();
         layout::publish(&file, &tmp, &path, false)?;
-        Ok(Stored { pos: head.pos, raw_size, size, created_at: SystemTime::now(), path })
+        Ok(Stored { pos: head.pos, raw_size, size, created_at: self.now(), path })
     }
 
     /// Makes a written group part of the log, and lets go of tail that is safely behind.

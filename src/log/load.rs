@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex};
+use std::time::SystemTime;
 
 use super::layout::{self, Layout};
 use super::segment::{Stored, last_frame_header};
@@ -29,6 +30,7 @@ impl Log {
             flusher: Mutex::default(),
             syncing: Mutex::default(),
             claims: Mutex::default(),
+            clock: Mutex::new(SystemTime::UNIX_EPOCH),
         }
     }
 
@@ -51,6 +53,12 @@ impl Log {
     }
 
     fn replace(&self, state: State) {
+        let segments = state.disk.values().flatten().map(|stored| stored.created_at);
+        let snapshots = state.snapshots.values().map(|snapshot| snapshot.info.created_at);
+        if let Some(found) = segments.chain(snapshots).max() {
+            let mut clock = lock(&self.clock);
+            *clock = found.max(*clock);
+        }
         let mut unsynced = lock(&self.flusher);
         unsynced.clear();
         let mut current = lock(&self.state);

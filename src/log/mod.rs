@@ -64,6 +64,8 @@ pub struct Log {
     flusher: Mutex<flush::Unsynced>,
     syncing: Mutex<()>,
     claims: Mutex<BTreeMap<u64, claim::Wanted>>,
+    /// The latest time given.
+    clock: Mutex<SystemTime>,
 }
 
 #[derive(Default)]
@@ -97,6 +99,14 @@ pub struct Totals {
 }
 
 impl Log {
+    /// The time, for what is captured: a clock that was set back stands still until it is there
+    /// again, so that no snapshot says it is older than the commits it has pages of.
+    pub fn now(&self) -> SystemTime {
+        let mut latest = lock(&self.clock);
+        *latest = SystemTime::now().max(*latest);
+        *latest
+    }
+
     /// Where its files are.
     pub fn layout(&self) -> &Layout {
         &self.layout

@@ -437,3 +437,14 @@ fn a_new_generation_ends_every_subscription_and_replaces_the_files() {
     let files = files_below(&folder.0);
     assert!(files.iter().all(|path| !path.to_string_lossy().contains("0000000000000abc")));
 }
+
+#[test]
+fn a_clock_that_was_set_back_stands_still() {
+    let folder = Folder::new("clock");
+    let (log, _) = open(&folder);
+    Writer::new(&log, 1).write(&log, &[1]);
+    snapshot(&log, 0, b"page");
+    let ahead = SystemTime::now() + Duration::from_secs(3600);
+    log.newest_snapshot().unwrap().open_stored().unwrap().set_modified(ahead).unwrap();
+    assert!(open(&folder).0.now() >= ahead);
+}
