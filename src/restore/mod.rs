@@ -10,6 +10,7 @@
 //! before that leaves nothing behind. All of it happens on threads of ours: the caller's only
 //! waits, and stops them if it is interrupted.
 
+mod below;
 mod chain;
 mod destination;
 mod image;

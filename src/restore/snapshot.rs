@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::image::{Below, DATABASE_HEADER_SIZE};
+use super::below::Below;
+use super::image::DATABASE_HEADER_SIZE;
 use crate::archive::{Archive, SnapshotObject};
 use crate::error::{Context, Error, Result, lock};
 use crate::host::guard::guard;
