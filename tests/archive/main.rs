@@ -8,5 +8,6 @@ mod common;
 
 mod crypt;
 mod file;
+mod odd;
 mod rules;
 mod s3;

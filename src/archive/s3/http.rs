@@ -18,6 +18,9 @@ use crate::transport::{CONNECT_MAX, Dialer, Link, Roots};
 
 /// How long a server may stay silent in the middle of a call.
 pub const STALL_MAX: Duration = Duration::from_secs(20);
+/// What the system buffers of a body at most, in bytes, and what a slow line takes of it a second.
+const BUFFERED_MAX: u64 = 4 << 20;
+const SLOWEST: u64 = 32 << 10;
 /// Connections kept for the next call.
 const IDLE_MAX: usize = 8;
 /// Bytes of an answer in XML: a thousand objects need a third of a MiB.
@@ -252,5 +255,26 @@ impl Body {
         if idle.len() < IDLE_MAX && !self.http.closed.load(Ordering::Acquire) {
             idle.push(channel);
         }
+    }
+}
+
+/// How long a server may stay silent after a body of so many bytes was handed to the system, which
+/// buffers some MiB: what it took may still be on its way when the wait begins.
+pub fn patience_for(bytes: usize) -> Duration {
+    let on_its_way = u64::try_from(bytes).unwrap_or(u64::MAX).min(BUFFERED_MAX);
+    STALL_MAX + Duration::from_secs(on_its_way / SLOWEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_line_has_the_time_it_takes() {
+        let check = |bytes, seconds| assert_eq!(patience_for(bytes).as_secs(), seconds, "{bytes}");
+        check(0, 20);
+        check(1 << 20, 52);
+        check(4 << 20, 148);
+        check(128 << 20, 148);
     }
 }

@@ -10,7 +10,7 @@
 //! | listings           | a thousand keys a request; SeaweedFS lists folder by folder, so `a/b` before `a-b`: the names of archives have no such pairs |
 //! | folders            | common prefixes; except with Amazon each is looked into, since SeaweedFS and rclone keep folders that are empty |
 //! | reads              | tried three times until the headers are there; a body that breaks off is an error |
-//! | waits              | 5 s for a connection, 20 s of silence (300 s while parts are put together); `close` ends them at once |
+//! | waits              | 5 s for a connection, 20 s of silence (300 s while parts are put together, after a body a second more for each 32 KiB of it, up to 4 MiB); `close` ends them at once |
 //!
 //! Requests are signed in their URL, which is therefore never shown.
 
@@ -33,7 +33,7 @@ use super::store::{Object, Store, Upload};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::transport::Roots;
 use digest::content_md5;
-use http::{Answer, Call, Http, STALL_MAX};
+use http::{Answer, Call, Http, STALL_MAX, patience_for};
 use upload::S3Upload;
 
 /// A signature is good for as long as clocks may differ.
@@ -144,7 +144,7 @@ impl S3Store {
         if once {
             headers.push(("if-none-match", "*"));
         }
-        self.send(method, url, &headers, body, STALL_MAX)
+        self.send(method, url, &headers, body, patience_for(body.len()))
     }
 
     /// Asks, several times if the server is out of reach or overloaded.
