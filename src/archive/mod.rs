@@ -82,6 +82,14 @@ pub struct Listing {
     pub position: Option<Pos>,
 }
 
+impl Listing {
+    /// Nothing of a generation.
+    pub fn empty(generation: Generation) -> Listing {
+        let (snapshots, segments) = (Vec::new(), Vec::new());
+        Listing { generation, snapshots, segments, ends: BTreeMap::new(), position: None }
+    }
+}
+
 /// One thing in a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {

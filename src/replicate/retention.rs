@@ -1,11 +1,14 @@
 //! What may be deleted, and deleting it.
 //!
-//! The *horizon* is `retention` and `delete_after` ago, by the store's times. Of each generation
-//! the *base* is the newest snapshot from before the horizon whose segments reach the next one
-//! without a hole: every moment since the horizon is restored from it or from a later one. What is
-//! before a base goes; a generation that ended before another's base goes as a whole. So there is
-//! always a snapshot with all that follows it, and whoever chose a chain while it was within
-//! `retention` has `delete_after` to read it. Readers in this process are waited for
+//! The *horizon* is `retention` and `delete_after` ago, by the store's times; a clock that is ahead
+//! of everything in the archive counts no further than the newest object. Of each generation the
+//! *base* is the newest snapshot from before the horizon whose segments reach the next one without
+//! a hole: every moment since the horizon is restored from it or from a later one. What is before a
+//! base goes; a generation that ended before another's base goes as a whole, if it also began
+//! before that one, by their labels: an archive that was copied has the store's times in any order,
+//! and a restore chooses by labels. What cannot be read here is not deleted for another's sake. So
+//! there is always a snapshot with all that follows it, and whoever chose a chain while it was
+//! within `retention` has `delete_after` to read it. Readers in this process are waited for
 //! ([`crate::archive::hold`]). Snapshots go before their segments.
 
 use std::collections::BTreeMap;
@@ -13,7 +16,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{ReplicateConfig, Shared, policy};
-use crate::archive::{Entry, hold};
+use crate::archive::plan::{self, LabelTimes};
+use crate::archive::{Entry, Listing, hold};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pos::{Generation, Index};
 
@@ -32,6 +36,41 @@ struct Held {
     oldest: Option<Index>,
     /// Time of its newest object.
     newest: Option<SystemTime>,
+    /// Its first snapshot and its first segment, and nothing else.
+    first: Listing,
+}
+
+/// When generations began, by their labels.
+struct Begins<'a> {
+    ask: &'a mut dyn FnMut(&Held) -> Result<SystemTime>,
+    known: BTreeMap<Generation, Option<SystemTime>>,
+    /// Why something is not known.
+    failed: Option<Error>,
+}
+
+impl Begins<'_> {
+    fn of(&mut self, held: &Held) -> Option<SystemTime> {
+        if let Some(known) = self.known.get(&held.generation) {
+            return *known;
+        }
+        let begin = match (self.ask)(held) {
+            Ok(begin) => Some(begin),
+            Err(error) => {
+                self.failed = Some(error);
+                None
+            }
+        };
+        self.known.insert(held.generation, begin);
+        begin
+    }
+
+    /// Whether one is known to have begun before another, as a restore sees it.
+    fn is_before(&mut self, held: &Held, other: &Held) -> bool {
+        match (self.of(held), self.of(other)) {
+            (Some(begin), Some(later)) => begin < later,
+            _ => false,
+        }
+    }
 }
 
 /// What of a generation may go.
@@ -77,23 +116,38 @@ impl Retention {
         meanwhile: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         self.looked = Some(Instant::now());
-        let Some(horizon) = SystemTime::now().checked_sub(self.keep) else { return Ok(()) };
-        if !may_hold_waste(shared, horizon)? {
+        let now = SystemTime::now();
+        let Some(latest) = now.checked_sub(self.keep) else { return Ok(()) };
+        if !may_hold_waste(shared, latest)? {
             return Ok(());
         }
         let mut held = Vec::new();
         for generation in shared.archive.generations()? {
             held.push(look(shared, generation, meanwhile)?);
         }
-        for (held, cut) in held.iter().zip(choose(&held, current, horizon)) {
+        let Some(horizon) = horizon(&held, now, self.keep) else { return Ok(()) };
+        let mut ask = |held: &Held| {
+            meanwhile()?;
+            plan::begin(&held.first, &mut LabelTimes(&shared.archive))
+        };
+        let mut begins = Begins { ask: &mut ask, known: BTreeMap::new(), failed: None };
+        let cuts = choose(&held, current, horizon, &mut begins);
+        let failed = begins.failed;
+        for (held, cut) in held.iter().zip(cuts) {
             match cut {
                 Cut::Nothing => {}
                 Cut::Before(index) => delete(shared, held.generation, Some(index), meanwhile)?,
                 Cut::All => delete(shared, held.generation, None, meanwhile)?,
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
+}
+
+/// What is older may go. A clock that has jumped ahead of all there is must not make it all old.
+fn horizon(all: &[Held], now: SystemTime, keep: Duration) -> Option<SystemTime> {
+    let newest = all.iter().filter_map(|held| held.newest).max()?;
+    newest.min(now).checked_sub(keep)
 }
 
 /// Whether a full look is worth it: there is a snapshot from before the horizon, and another one.
@@ -126,7 +180,8 @@ fn look(
     meanwhile: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Held> {
     let (snapshots, ends) = (BTreeMap::new(), BTreeMap::new());
-    let mut held = Held { generation, snapshots, ends, oldest: None, newest: None };
+    let first = Listing::empty(generation);
+    let mut held = Held { generation, snapshots, ends, oldest: None, newest: None, first };
     let older = |oldest: Option<Index>, index| Some(oldest.map_or(index, |it| it.min(index)));
     shared.archive.each(generation, &mut |entry| {
         match entry {
@@ -134,11 +189,20 @@ fn look(
                 let info = snapshot.info;
                 held.oldest = older(held.oldest, info.index);
                 held.snapshots.insert(info.index, info.created_at);
+                let first = &mut held.first.snapshots;
+                if first.first().is_none_or(|it| info.index < it.info.index) {
+                    *first = vec![snapshot];
+                }
                 held.newest = held.newest.max(Some(info.created_at));
             }
             Entry::Segment(segment) => {
                 held.oldest = older(held.oldest, segment.info.index);
                 held.newest = held.newest.max(Some(segment.info.created_at));
+                let place = (segment.info.index, segment.info.offset);
+                let first = &mut held.first.segments;
+                if first.first().is_none_or(|it| place < (it.info.index, it.info.offset)) {
+                    *first = vec![segment];
+                }
             }
             Entry::End(end) => {
                 let base = held.snapshots.range(..=end.index).next_back();
@@ -165,22 +229,24 @@ fn base(held: &Held, horizon: SystemTime) -> Option<(Index, SystemTime)> {
     old.map(|(index, at)| (*index, *at)).find(|(index, _)| whole(*index))
 }
 
-fn choose(all: &[Held], current: Generation, horizon: SystemTime) -> Vec<Cut> {
+fn choose(all: &[Held], current: Generation, horizon: SystemTime, begins: &mut Begins) -> Vec<Cut> {
     let bases: Vec<_> = all.iter().map(|held| base(held, horizon)).collect();
-    let cut = |(held, own): (&Held, &Option<(Index, SystemTime)>)| {
-        let replaced = all.iter().zip(&bases).any(|(other, base)| {
+    let mut cut = |(held, own): (&Held, &Option<(Index, SystemTime)>)| {
+        let mut replaced = all.iter().zip(&bases).filter(|(other, base)| {
             let base = base.filter(|_| other.generation != held.generation);
             base.is_some_and(|(_, at)| held.newest.is_some_and(|newest| newest < at))
         });
+        if held.generation != current && replaced.any(|(other, _)| begins.is_before(held, other)) {
+            return Cut::All;
+        }
         match own {
-            _ if replaced && held.generation != current => Cut::All,
             Some((index, _)) if held.oldest.is_some_and(|oldest| oldest < *index) => {
                 Cut::Before(*index)
             }
             Some(_) | None => Cut::Nothing,
         }
     };
-    all.iter().zip(&bases).map(cut).collect()
+    all.iter().zip(&bases).map(&mut cut).collect()
 }
 
 /// Deletes what is before an index, or all of a generation.
@@ -238,12 +304,28 @@ mod tests {
             ends: snapshots.iter().map(|it| (index(it.0), it.2)).collect(),
             oldest: snapshots.first().map(|it| index(it.0)),
             newest: Some(at(newest)),
+            first: Listing::empty(Generation::from_bits(name)),
         }
     }
 
+    /// The labels say what the store's times say.
     #[track_caller]
     fn check(all: &[Held], current: u64, horizon: u64, expected: &[Cut]) {
-        assert_eq!(choose(all, Generation::from_bits(current), at(horizon)), expected);
+        let mut first = |held: &Held| Ok(*held.snapshots.values().min().unwrap());
+        check_labelled(all, current, horizon, &mut first, expected);
+    }
+
+    #[track_caller]
+    fn check_labelled(
+        all: &[Held],
+        current: u64,
+        horizon: u64,
+        ask: &mut dyn FnMut(&Held) -> Result<SystemTime>,
+        expected: &[Cut],
+    ) {
+        let mut begins = Begins { ask, known: BTreeMap::new(), failed: None };
+        let cuts = choose(all, Generation::from_bits(current), at(horizon), &mut begins);
+        assert_eq!(cuts, expected);
     }
 
     fn before(index: u64) -> Cut {
@@ -282,6 +364,35 @@ mod tests {
         check(&both, 1, 300, &[Cut::All, Cut::Nothing]);
         // Never the one being written.
         check(&both, 9, 300, &[before(5), Cut::Nothing]);
+    }
+
+    /// Of a copy the store's times are those of copying, in any order.
+    #[test]
+    fn only_what_began_before_goes_for_another() {
+        let all = [held(1, &[(0, 100, 0)], 100), held(2, &[(0, 200, 0)], 200)];
+        let nothing = [Cut::Nothing, Cut::Nothing];
+        let mut copied = |held: &Held| Ok(at(90 - held.generation.to_bits()));
+        check_labelled(&all, 3, 300, &mut copied, &nothing);
+        let mut same = |_: &Held| Ok(at(90));
+        check_labelled(&all, 3, 300, &mut same, &nothing);
+        let mut told = |held: &Held| Ok(at(held.generation.to_bits()));
+        check_labelled(&all, 3, 300, &mut told, &[Cut::All, Cut::Nothing]);
+        let mut unreadable = |held: &Held| match held.generation.to_bits() {
+            1 => Err(Error::new(ErrorKind::Refused, "it is encrypted")),
+            bits => Ok(at(bits)),
+        };
+        check_labelled(&all, 3, 300, &mut unreadable, &nothing);
+        let all = [held(1, &[(0, 50, 3), (3, 100, 0)], 100), held(2, &[(0, 200, 0)], 200)];
+        check_labelled(&all, 3, 300, &mut unreadable, &[before(3), Cut::Nothing]);
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_makes_nothing_old() {
+        let all = [held(1, &[(0, 100, 0)], 150), held(2, &[(0, 200, 0)], 500)];
+        let keep = Duration::from_secs(70);
+        assert_eq!(horizon(&all, at(300), keep), Some(at(230)));
+        assert_eq!(horizon(&all, at(9_999_999), keep), Some(at(430)));
+        assert_eq!(horizon(&[], at(300), keep), None);
     }
 
     #[test]

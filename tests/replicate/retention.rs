@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use crate::primary::{Primary, place, restored};
+use crate::primary::{Primary, place, restored, restored_with};
 
 /// Short times: what takes days otherwise.
 const SHORT: &str = r#"{"retention": "2s", "delete_after": "1s", "snapshot_interval": "1s",
@@ -102,4 +102,42 @@ fn old_generations_go_whole() {
     let archived = primary.assert_archived_at_rest();
     assert_ne!(archived.generation, generation(&old));
     assert_eq!(restored(&primary.url(), &folder.file("r.db")), primary.db.content());
+}
+
+/// A copy of an archive has the times of copying, in any order: what is the newer history is told
+/// by the objects themselves.
+#[test]
+fn the_newer_generation_of_a_copy_stays() {
+    let folder = Folder::new("archive-copied");
+    let primary = Primary::new(&folder, "{}");
+    primary.add(3);
+    let old = primary.sync();
+    let Primary { path, archive, options, host, db: _ } = primary;
+    assert!(host.quit().success());
+    std::fs::remove_dir_all(format!("{}-litestream", path.display())).unwrap();
+    let primary = Primary::idle(path, archive, &options);
+    primary.replicate();
+    primary.add(1);
+    let new = primary.sync();
+    let content = primary.db.content();
+    primary.db.int("SELECT litestream_stop('replicate')");
+    let now = std::time::SystemTime::now();
+    for (pos, hours) in [(&new, 3), (&old, 2)] {
+        let name = format!("generations/{}/", generation(pos));
+        for key in objects(&primary.archive).keys().filter(|key| key.starts_with(&name)) {
+            let file = std::fs::File::open(primary.archive.join(key)).unwrap();
+            file.set_modified(now - Duration::from_secs(hours * 3600)).unwrap();
+        }
+    }
+    // Another database goes on writing to it, with a new history.
+    let options = r#"{"retention": "1h", "delete_after": "0s"}"#;
+    let other = Primary::idle(folder.file("other.db"), primary.archive.clone(), options);
+    make_ledger(&other.db);
+    other.replicate();
+    other.add(1);
+    other.sync();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(read_archive(&primary.archive).len(), 3);
+    let options = json!({"pos": new});
+    assert_eq!(restored_with(&primary.url(), &options, &folder.file("r.db")), content);
 }
