@@ -78,6 +78,8 @@ pub struct Listing {
     pub segments: Vec<SegmentObject>,
     /// Where finished indexes end.
     pub ends: BTreeMap<Index, Offset>,
+    /// Other ends of the same indexes.
+    pub other_ends: Vec<(Index, Offset)>,
     /// The archive reaches at least so far.
     pub position: Option<Pos>,
 }
@@ -103,6 +105,20 @@ pub enum Entry {
     EndFile(Index, String),
     /// The note of how far it reaches.
     Position,
+}
+
+impl Listing {
+    fn add_end(&mut self, index: Index, offset: Offset) {
+        let first = *self.ends.entry(index).or_insert(offset);
+        if first != offset {
+            self.other_ends.push((index, offset));
+        }
+    }
+
+    /// Another end of an index than that in `ends`: two wrote under one name.
+    pub fn other_end(&self, index: Index) -> Option<Offset> {
+        self.other_ends.iter().find(|(at, _)| *at == index).map(|(_, offset)| *offset)
+    }
 }
 
 /// An object being read.
@@ -237,6 +253,7 @@ impl Archive {
             snapshots: Vec::new(),
             segments: Vec::new(),
             ends: BTreeMap::new(),
+            other_ends: Vec::new(),
             position: None,
         };
         let mut end_files = Vec::new();
@@ -244,7 +261,7 @@ impl Archive {
             match entry {
                 Entry::Snapshot(snapshot) => listing.snapshots.push(snapshot),
                 Entry::Segment(segment) => listing.segments.push(segment),
-                Entry::End(end) => drop(listing.ends.insert(end.index, end.offset)),
+                Entry::End(end) => listing.add_end(end.index, end.offset),
                 Entry::EndFile(index, key) => end_files.push((index, key)),
                 Entry::Position => {}
             }

@@ -286,6 +286,17 @@ fn build(
         None => reach(listing, snapshot, segments.last(), listing.segments.get(end))?,
     };
     let last = segments.last().map_or(snapshot.info.index, |last| last.info.index);
+    let other =
+        listing.other_ends.iter().find(|(index, _)| (snapshot.info.index..=last).contains(index));
+    if let Some((index, offset)) = other {
+        let first = listing.ends.get(index).copied().unwrap_or(Offset::ZERO);
+        let why = format!(
+            "two databases have written to generation {}: index {index} ends at offset {first} \
+             and at {offset}; option \"pos\" or \"timestamp\" restores what was before",
+            listing.generation
+        );
+        return Err(Error::corrupt(why));
+    }
     let ends = listing.ends.range(snapshot.info.index..last);
     Ok(Chain {
         generation: listing.generation,

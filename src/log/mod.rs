@@ -85,6 +85,8 @@ struct State {
     leases: HashMap<u64, Index>,
     leases_made: u64,
     damage: Option<String>,
+    /// Where the generation before ended.
+    ended: Option<Pos>,
 }
 
 /// Sizes for the tables and metrics.
@@ -105,6 +107,17 @@ impl Log {
         let mut latest = lock(&self.clock);
         *latest = SystemTime::now().max(*latest);
         *latest
+    }
+
+    /// Nothing is dated before `time` from now on.
+    pub fn raise_clock(&self, time: SystemTime) {
+        let mut latest = lock(&self.clock);
+        *latest = time.max(*latest);
+    }
+
+    /// Where the generation before this one ended, if this process has seen its end.
+    pub fn ended(&self) -> Option<Pos> {
+        lock(&self.state).ended
     }
 
     /// Where its files are.
@@ -141,7 +154,9 @@ impl Log {
         let mut state = lock(&self.state);
         let pos = Pos { generation, ..Pos::default() };
         let leases_made = state.leases_made;
+        let before = state.tip.filter(|tip| tip.chain.is_some()).map(|tip| tip.pos);
         *state = State {
+            ended: before.or(state.ended),
             tip: Some(Tip { pos, chain: None }),
             page_size: Some(page_size),
             flushed: pos,

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use super::Shared;
 use super::batch::end_checksum;
 use super::note::{Note, Place};
+use crate::archive::tree::Tree;
 use crate::archive::{Entry, SegmentObject, SnapshotObject};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::log::{SEGMENT_BYTES_MAX, Start};
@@ -33,12 +34,53 @@ pub(super) struct Survey {
     pub(super) bytes_since: u64,
 }
 
+/// What the archive has of an index after its end, by somebody else.
+pub(super) fn other_end(shared: &Shared, end: Pos) -> Result<Option<Pos>> {
+    let Pos { generation, index, offset } = end;
+    let listing = shared.archive.list_index(generation, index, &[Tree::V04, Tree::V03])?;
+    let ends = listing.ends.get(&index).copied().into_iter().chain(listing.other_end(index));
+    let later = listing.segments.last().map(|last| last.info.offset).filter(|it| *it >= offset);
+    let other = ends.filter(|it| *it != offset).chain(later).next();
+    Ok(other.map(|offset| Pos { generation, index, offset }))
+}
+
+/// The newest time that the archive's other generations give, as far as they can be read here.
+pub(super) fn newest_moment(shared: &Shared, current: Generation) -> Result<SystemTime> {
+    let archive = &shared.archive;
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for generation in archive.generations()?.into_iter().filter(|it| *it != current) {
+        let Survey { snapshot, segment, .. } = survey(shared, generation)?;
+        let snapshot = snapshot.map(|it| archive.snapshot_label(&it));
+        let segment = segment.map(|it| archive.segment_label(&it));
+        for label in snapshot.into_iter().chain(segment) {
+            match label {
+                Ok(label) => newest = label.map_or(newest, |it| it.created_at.max(newest)),
+                // What cannot be read back here, or not any more, has no say.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::Refused | ErrorKind::Corrupt | ErrorKind::Missing
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(newest)
+}
+
 /// What follows.
 pub(super) enum Verdict {
     /// Begin here.
     Start(Start, Option<Place>),
     /// Two histories have one name, or it cannot be told; why.
     Parted(String),
+}
+
+impl Survey {
+    /// Where the last segment begins.
+    pub(super) fn last(&self) -> Option<Pos> {
+        self.segment.map(|segment| segment.info.pos())
+    }
 }
 
 /// Looks what the archive holds of a generation.

@@ -38,14 +38,17 @@ impl Stream<'_> {
         let file = snapshot.open_stored()?;
         let needed = log.position().filter(|pos| covers(*pos, snapshot.pos()));
         let needed = needed.ok_or_else(Error::generation_changed)?;
+        self.close_generation_before()?;
+        let created_at = self.dated(snapshot)?;
         let before = self.note.snapshot;
         self.note.snapshot = Some(snapshot.pos());
         self.note.write(log.layout(), archive.url())?;
         archive.put_position(needed)?;
         self.position = (Some(needed), Instant::now());
         let mut file = Watched { file, shared: self.shared };
-        let put = archive.put_snapshot(snapshot.pos(), snapshot.info.created_at, &mut file)?;
-        if put == Put::Exists && before != Some(snapshot.pos()) && !self.is_same(snapshot)? {
+        let put = archive.put_snapshot(snapshot.pos(), created_at, &mut file)?;
+        let known = put == Put::Created || before == Some(snapshot.pos());
+        if !known && !self.is_same(snapshot, created_at)? {
             let why = format!("it has another snapshot {}", snapshot.pos());
             log.part(&format!("archive {}: {why}", archive.url()));
             return Err(Error::generation_changed());
@@ -59,8 +62,60 @@ impl Stream<'_> {
         self.drain()
     }
 
+    /// What the generation before had captured and not archived went with its log. Its position
+    /// says how far it came, so a restore to a time in between tells what is missing.
+    fn close_generation_before(&self) -> Result<()> {
+        let (archive, capture) = (&self.shared.archive, &self.shared.capture);
+        let current = self.subscription.position().generation;
+        let ended = capture.log().ended().filter(|ended| ended.generation != current);
+        let Some(ended) = ended else { return Ok(()) };
+        let Some(noted) = archive.position(ended.generation)? else { return Ok(()) };
+        if covers(noted, ended) {
+            return Ok(());
+        }
+        // The note is of what was sent; whether it got there the archive knows.
+        let last = compare::survey(self.shared, ended.generation)?.last();
+        archive.put_position(ended)?;
+        let arrived = self.note.segment.filter(|sent| last == Some(sent.begin));
+        if arrived.is_none_or(|sent| !covers(sent.end.pos, ended)) {
+            let why = format!(
+                "archive {}: generation {} ended at {ended} before all of it was archived; the \
+                 moments after {noted} may not be restored",
+                archive.url(),
+                ended.generation
+            );
+            registry::log(Level::Error, capture.path(), &why);
+        }
+        Ok(())
+    }
+
+    /// When a generation's first snapshot was made: after everything the archive has of others, or
+    /// a database that goes on where the clock is behind would never be the latest.
+    fn dated(&mut self, snapshot: &Snapshot) -> Result<SystemTime> {
+        let (archive, capture) = (&self.shared.archive, &self.shared.capture);
+        let newest = compare::newest_moment(self.shared, snapshot.info.generation)?;
+        let created_at = snapshot.info.created_at.max(self.latest);
+        if newest < created_at {
+            return Ok(created_at);
+        }
+        let created_at = newest + Duration::from_micros(1);
+        let behind = created_at.duration_since(snapshot.info.created_at).unwrap_or_default();
+        let why = format!(
+            "archive {}: the clock is {} behind what is archived already; until it has caught up, \
+             moments cannot be told apart",
+            archive.url(),
+            humantime::format_duration(Duration::from_millis(
+                u64::try_from(behind.as_millis()).unwrap_or(u64::MAX)
+            ))
+        );
+        registry::log(Level::Error, capture.path(), &why);
+        capture.log().raise_clock(created_at);
+        self.latest = created_at;
+        Ok(created_at)
+    }
+
     /// Whether the archive's snapshot of this name is this very one.
-    fn is_same(&self, snapshot: &Snapshot) -> Result<bool> {
+    fn is_same(&self, snapshot: &Snapshot, created_at: SystemTime) -> Result<bool> {
         let survey = compare::survey(self.shared, snapshot.info.generation)?;
         let Some(theirs) = survey.snapshot.filter(|it| it.info.pos() == snapshot.pos()) else {
             return Ok(false);
@@ -69,8 +124,7 @@ impl Stream<'_> {
             return Ok(false);
         }
         let label = self.shared.archive.snapshot_label(&theirs)?;
-        let created_at = in_micros(snapshot.info.created_at);
-        Ok(label.is_some_and(|label| label.created_at == created_at))
+        Ok(label.is_some_and(|label| label.created_at == in_micros(created_at)))
     }
 
     fn has_snapshot(&mut self, snapshot: &Snapshot) {
@@ -160,7 +214,8 @@ impl Stream<'_> {
     /// Stores a further snapshot. Segments go on meanwhile.
     fn add_snapshot(&mut self, waiting: Waiting) -> Result<()> {
         let Waiting { snapshot, file, .. } = waiting;
-        let (pos, created_at) = (snapshot.pos(), snapshot.info.created_at);
+        // Everything it may hold is archived by now: it is exact from the last of that on.
+        let (pos, created_at) = (snapshot.pos(), snapshot.info.created_at.max(self.latest));
         let shared = self.shared;
         self.note.snapshot = Some(pos);
         self.note.write(shared.capture.log().layout(), shared.archive.url())?;

@@ -271,7 +271,17 @@ impl<'s> Stream<'s> {
     fn end_index(&mut self) -> Result<()> {
         // Before the first segment of a chain there is none.
         if self.at.checksum.is_some() {
-            let _there_is_one_of_the_same_offset = self.shared.archive.put_end(self.at.pos)?;
+            let end = self.at.pos;
+            let _there_is_one_of_the_same_offset = self.shared.archive.put_end(end)?;
+            if let Some(other) = compare::other_end(self.shared, end)? {
+                let (log, url) = (self.shared.capture.log(), self.shared.archive.url());
+                log.part(&format!(
+                    "archive {url}: somebody else wrote to index {} of this history: it ends at \
+                     {end}, and also has {other}",
+                    end.index
+                ));
+                return Err(Error::generation_changed());
+            }
             if self.position.1.elapsed() >= POSITION_EVERY {
                 self.put_position()?;
             }

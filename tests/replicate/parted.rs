@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::common::*;
-use crate::primary::{Primary, place, restored, told};
+use crate::primary::{Primary, place, restored, restored_with, told};
 
 fn copy_database(from: &Path, to: &Path) {
     let script = "for end in '' -wal -litestream; do cp -a \"$1$end\" \"$2$end\"; done";
@@ -156,4 +156,130 @@ fn the_log_is_kept_for_an_archive_that_is_down() {
     std::fs::rename(&aside, &primary.archive).unwrap();
     let archived = primary.assert_archived();
     assert_eq!(archived.wals.keys().next(), Some(&0), "from the beginning");
+}
+
+/// Two copies of a database in one archive, of which one is ahead by an index: what the other adds
+/// to the index before is behind its end. Neither is restored as a mixture of both.
+#[test]
+fn copies_an_index_apart_part() {
+    let folder = Folder::new("archive-apart");
+    let first = Primary::new(&folder, r#"{"sync_interval": "20ms"}"#);
+    first.add(3);
+    let pos = first.sync();
+    let Primary { path, archive, options, host, db: _ } = first;
+    host.kill();
+    copy_database(&path, &folder.file("copy.db"));
+    let first = Primary::idle(path, archive.clone(), &options);
+    first.replicate();
+    let second = Primary::idle(folder.file("copy.db"), archive, &options);
+    second.replicate();
+    second.next_index();
+    second.sync();
+    first.add(2);
+    first.sync();
+    let said = first.told("somebody else wrote") + second.told("somebody else wrote");
+    assert_eq!(said, 0, "nobody can know yet");
+    // The end of its index shows it.
+    first.next_index();
+    first.add(1);
+    let content = first.db.content();
+    let end = until("a new generation", || {
+        let end = first.sync();
+        (generation(&end) != generation(&pos)).then_some(end)
+    });
+    assert_eq!(first.told("somebody else wrote to index"), 1);
+    let restored = |generation: &str| {
+        let host = Host::app();
+        let options = json!({"generation": generation});
+        let (url, path) = (first.url(), folder.file(generation));
+        let nowhere = host.open(":memory:");
+        let done = nowhere
+            .run(&format!("SELECT litestream_restore('{url}', '{}', '{options}')", path.display()));
+        done.map(|_| host.open_plain(&path).content())
+    };
+    assert_eq!(restored(&generation(&end)).unwrap(), content);
+    let error = restored(&generation(&pos)).unwrap_err();
+    assert!(error.contains("two databases have written"), "{error}");
+}
+
+/// The store is away, the process is killed, and somebody empties the WAL: what was captured and
+/// not archived is lost to the archive, and a restore to a moment in between says so.
+#[test]
+fn what_a_generation_took_with_it_is_missed() {
+    let folder = Folder::new("archive-unsent");
+    let primary = Primary::new(&folder, r#"{"sync_interval": "20ms"}"#);
+    primary.add(3);
+    let pos = primary.sync();
+    let away = folder.file("away");
+    std::fs::rename(&primary.archive, &away).unwrap();
+    std::fs::write(&primary.archive, "in the way").unwrap();
+    primary.add(5);
+    until("the log to hold it", || {
+        let end = primary.db.text("SELECT litestream_pos()");
+        let log = "SELECT max(\"end\") FROM litestream_generations WHERE replica = 'local'";
+        (primary.db.text(log) == end && primary.replica("error IS NOT NULL") == "1").then_some(())
+    });
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let moment = primary.db.text("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')");
+    let Primary { path, archive, options, host, db: _ } = primary;
+    host.kill();
+    let host = Host::plain();
+    let db = host.open(&path);
+    db.script("PRAGMA wal_checkpoint(TRUNCATE); UPDATE ledger SET n = n + 1;");
+    db.script("PRAGMA wal_checkpoint(TRUNCATE)");
+    db.close();
+    std::fs::remove_file(&archive).unwrap();
+    std::fs::rename(&away, &archive).unwrap();
+    let primary = Primary::idle(path, archive, &options);
+    primary.replicate();
+    let end = primary.sync();
+    assert_ne!(generation(&end), generation(&pos));
+    assert_eq!(primary.told("before all of it was archived"), 1);
+    let host = Host::app();
+    let (url, copy) = (primary.url(), folder.file("r.db"));
+    let restore = |options: Value| {
+        host.open(":memory:")
+            .run(&format!("SELECT litestream_restore('{url}', '{}', '{options}')", copy.display()))
+    };
+    let error = restore(json!({"timestamp": moment})).unwrap_err();
+    assert!(error.contains("is missing"), "{error}");
+    restore(json!({"pos": pos})).unwrap();
+    assert_eq!(restored(&url, &folder.file("latest.db")), primary.db.content());
+}
+
+/// An archive has a history from a machine whose clock was ahead. A database that goes on elsewhere
+/// is the latest all the same.
+#[test]
+fn a_clock_behind_the_archive_is_lifted() {
+    use litestream::archive::{Archive, ArchiveOptions};
+    use litestream::pos::{Generation, Pos};
+    let folder = Folder::new("archive-clock");
+    let host = Host::plain();
+    let db = host.open(folder.file("old.db"));
+    db.script("CREATE TABLE old(x)");
+    db.close();
+    let content = std::fs::read(folder.file("old.db")).unwrap();
+    let primary = Primary::idle(folder.file("p.db"), folder.file("archive"), "{}");
+    let archive = Archive::open(&primary.url(), &ArchiveOptions::default()).unwrap();
+    let ahead = std::time::SystemTime::now() + std::time::Duration::from_secs(7200);
+    let pos = Pos { generation: Generation::from_bits(0xab), ..Pos::default() };
+    let frame = litestream::lz4::compress(&content).unwrap();
+    archive.put_snapshot(pos, ahead, &mut frame.as_slice()).unwrap();
+    make_ledger(&primary.db);
+    primary.replicate();
+    primary.add(3);
+    primary.sync();
+    assert_eq!(primary.told("the clock is%behind what is archived"), 1);
+    let latest = || restored(&primary.url(), &folder.file("r.db"));
+    assert_eq!(latest(), primary.db.content());
+    // Every snapshot and segment after it is dated in order, so positions stay exact.
+    primary.next_index();
+    let pos = primary.sync();
+    let content = primary.db.content();
+    primary.db.text("SELECT litestream_snapshot()");
+    primary.add(2);
+    primary.sync();
+    assert_eq!(latest(), primary.db.content());
+    let options = json!({"pos": pos});
+    assert_eq!(restored_with(&primary.url(), &options, &folder.file("at.db")), content);
 }

@@ -32,6 +32,7 @@ fn sketch(generation: u64) -> Sketch {
         snapshots: Vec::new(),
         segments: Vec::new(),
         ends: BTreeMap::new(),
+        other_ends: Vec::new(),
         position: None,
     };
     Sketch {
