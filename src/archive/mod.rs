@@ -87,8 +87,14 @@ pub struct Listing {
 impl Listing {
     /// Nothing of a generation.
     pub fn empty(generation: Generation) -> Listing {
-        let (snapshots, segments) = (Vec::new(), Vec::new());
-        Listing { generation, snapshots, segments, ends: BTreeMap::new(), position: None }
+        Listing {
+            generation,
+            snapshots: Vec::new(),
+            segments: Vec::new(),
+            ends: BTreeMap::new(),
+            other_ends: Vec::new(),
+            position: None,
+        }
     }
 }
 
