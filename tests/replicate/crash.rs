@@ -43,10 +43,14 @@ fn a_killed_primary_loses_nothing_that_was_synced() {
         let url = format!("file://{}", archive.display());
         let reached =
             nowhere.text(&format!("SELECT litestream_restore('{url}', '{}')", copy.display()));
-        let archived = read_archive(&archive);
-        let newest = archived.iter().find(|it| it.generation == generation(&reached)).unwrap();
-        newest.assert_whole();
-        assert_eq!(newest.end(), place(&reached), "round {round}");
+        // All of it takes longer the more there is: the long form does not look each time.
+        if round % scaled(1, 20) == 0 {
+            let archived = read_archive(&archive);
+            let newest = archived.iter().find(|it| it.generation == generation(&reached)).unwrap();
+            newest.assert_whole();
+            assert_eq!(newest.end(), place(&reached), "round {round}");
+            println!("round {round} of {rounds}");
+        }
         let copy = copies.open_plain(&copy);
         let n = ledger(&copy);
         assert!(synced.is_none_or(|synced| synced <= n), "round {round}: {n} of {synced:?}");

@@ -45,7 +45,8 @@ fn two_primaries_with_one_history_part() {
     second.sync();
     let second_pos = second.sync();
     assert_ne!(generation(&second_pos), generation(&pos), "the second has parted");
-    assert_eq!(second.told("file://%new generation") + second.told("%other commits%"), 1);
+    // It has committed less than the first so far, or other things.
+    assert_eq!(second.told("the archive % commits "), 1);
     assert_eq!(second.told("new generation"), 1);
     unchanged(&before, &first.archived(&pos));
     first.add(1);
