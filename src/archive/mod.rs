@@ -16,6 +16,7 @@ mod file;
 mod folder;
 pub mod hold;
 pub mod label;
+mod listing;
 pub mod ltx;
 pub mod options;
 pub mod plan;
@@ -25,107 +26,23 @@ pub mod store;
 pub mod tree;
 mod url;
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::info::{SnapshotInfo, WalSegmentInfo};
 use crate::lz4;
-use crate::pos::{Generation, Index, Offset, Pos, parse_offset};
+use crate::pos::{Generation, Pos};
 use crypt::Keys;
 pub use hold::{Hold, hold};
 use label::{Label, Moment, Piece};
+pub use listing::{Entry, Listing, SegmentObject, SnapshotObject};
 pub use options::ArchiveOptions;
-use store::{Object, Put, Store};
-use tree::{Name, Tree};
+use store::{Put, Store};
+use tree::Tree;
 
 /// A small object of text is not longer than this.
 const TEXT_BYTES_MAX: u64 = 256;
-
-/// A snapshot in an archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SnapshotObject {
-    /// Size and time are the store's.
-    pub info: SnapshotInfo,
-    tree: Tree,
-}
-
-/// A segment in an archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentObject {
-    /// Size and time are the store's.
-    pub info: WalSegmentInfo,
-    tree: Tree,
-}
-
-impl SegmentObject {
-    /// How it is named.
-    pub fn tree(&self) -> Tree {
-        self.tree
-    }
-}
-
-/// What an archive holds of one generation.
-#[derive(Clone, Debug)]
-pub struct Listing {
-    /// Which one.
-    pub generation: Generation,
-    /// By index.
-    pub snapshots: Vec<SnapshotObject>,
-    /// By index and offset.
-    pub segments: Vec<SegmentObject>,
-    /// Where finished indexes end.
-    pub ends: BTreeMap<Index, Offset>,
-    /// Other ends of the same indexes.
-    pub other_ends: Vec<(Index, Offset)>,
-    /// The archive reaches at least so far.
-    pub position: Option<Pos>,
-}
-
-impl Listing {
-    /// Nothing of a generation.
-    pub fn empty(generation: Generation) -> Listing {
-        Listing {
-            generation,
-            snapshots: Vec::new(),
-            segments: Vec::new(),
-            ends: BTreeMap::new(),
-            other_ends: Vec::new(),
-            position: None,
-        }
-    }
-}
-
-/// One thing in a generation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// A snapshot.
-    Snapshot(SnapshotObject),
-    /// A segment.
-    Segment(SegmentObject),
-    /// An index is finished and ends here.
-    End(Pos),
-    /// The same, told by the content of this object.
-    EndFile(Index, String),
-    /// The note of how far it reaches.
-    Position,
-}
-
-impl Listing {
-    fn add_end(&mut self, index: Index, offset: Offset) {
-        let first = *self.ends.entry(index).or_insert(offset);
-        if first != offset {
-            self.other_ends.push((index, offset));
-        }
-    }
-
-    /// Another end of an index than that in `ends`: two wrote under one name.
-    pub fn other_end(&self, index: Index) -> Option<Offset> {
-        self.other_ends.iter().find(|(at, _)| *at == index).map(|(_, offset)| *offset)
-    }
-}
 
 /// An object being read.
 pub struct Opened {
@@ -170,120 +87,6 @@ impl Archive {
     /// The objects themselves.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
-    }
-
-    /// All generations it holds something of, by name: which is no order in time.
-    pub fn generations(&self) -> Result<Vec<Generation>> {
-        let names = self.store.folders(tree::GENERATIONS)?;
-        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
-    }
-
-    /// Hands everything it holds of a generation to `each`, as it is listed: snapshots first, each
-    /// tree of names in order. However much there is, little memory is needed.
-    pub fn each(
-        &self,
-        generation: Generation,
-        each: &mut dyn FnMut(Entry) -> Result<()>,
-    ) -> Result<()> {
-        self.each_below(generation, &tree::folder(generation), each)
-    }
-
-    fn each_below(
-        &self,
-        generation: Generation,
-        prefix: &str,
-        each: &mut dyn FnMut(Entry) -> Result<()>,
-    ) -> Result<()> {
-        self.store.list(prefix, &mut |object: Object| {
-            let Object { key, size, modified: created_at } = object;
-            match tree::parse(generation, &key) {
-                Some(Name::Snapshot(index, tree)) => {
-                    let info = SnapshotInfo { generation, index, size, created_at };
-                    each(Entry::Snapshot(SnapshotObject { info, tree }))
-                }
-                Some(Name::Segment(index, offset, tree)) => {
-                    let info = WalSegmentInfo { generation, index, offset, size, created_at };
-                    each(Entry::Segment(SegmentObject { info, tree }))
-                }
-                Some(Name::End(index, offset)) => {
-                    each(Entry::End(Pos { generation, index, offset }))
-                }
-                Some(Name::EndFile(index)) => each(Entry::EndFile(index, key)),
-                Some(Name::Position) => each(Entry::Position),
-                None => Ok(()),
-            }
-        })
-    }
-
-    /// A generation's snapshots, without looking at the rest.
-    pub fn snapshots(&self, generation: Generation) -> Result<Vec<SnapshotObject>> {
-        let mut found = Vec::new();
-        let folder = format!("{}snapshots/", tree::folder(generation));
-        self.store.list(&folder, &mut |object: Object| {
-            let Object { key, size, modified: created_at } = object;
-            if let Some(Name::Snapshot(index, tree)) = tree::parse(generation, &key) {
-                let info = SnapshotInfo { generation, index, size, created_at };
-                found.push(SnapshotObject { info, tree });
-            }
-            Ok(())
-        })?;
-        Ok(found)
-    }
-
-    /// Everything it holds of a generation.
-    pub fn list(&self, generation: Generation) -> Result<Listing> {
-        // First: it grows while all is listed, and what it says must not be missed in the listing.
-        let position = self.position(generation)?;
-        Ok(Listing { position, ..self.list_below(generation, &[tree::folder(generation)])? })
-    }
-
-    /// Its snapshots of a generation, and nothing else.
-    pub fn list_snapshots(&self, generation: Generation) -> Result<Listing> {
-        self.list_below(generation, &[tree::snapshots(generation)])
-    }
-
-    /// What it holds of one index in these trees: segments, and the end.
-    pub fn list_index(
-        &self,
-        generation: Generation,
-        index: Index,
-        trees: &[Tree],
-    ) -> Result<Listing> {
-        let folders = trees.iter().filter_map(|tree| tree.index(generation, index));
-        self.list_below(generation, &folders.collect::<Vec<_>>())
-    }
-
-    fn list_below(&self, generation: Generation, prefixes: &[String]) -> Result<Listing> {
-        let mut listing = Listing {
-            generation,
-            snapshots: Vec::new(),
-            segments: Vec::new(),
-            ends: BTreeMap::new(),
-            other_ends: Vec::new(),
-            position: None,
-        };
-        let mut end_files = Vec::new();
-        let mut each = |entry| {
-            match entry {
-                Entry::Snapshot(snapshot) => listing.snapshots.push(snapshot),
-                Entry::Segment(segment) => listing.segments.push(segment),
-                Entry::End(end) => listing.add_end(end.index, end.offset),
-                Entry::EndFile(index, key) => end_files.push((index, key)),
-                Entry::Position => {}
-            }
-            Ok(())
-        };
-        prefixes.iter().try_for_each(|prefix| self.each_below(generation, prefix, &mut each))?;
-        // Two trees may be mixed, and then the keys' order is not that of positions.
-        listing.snapshots.sort_by_key(|snapshot| snapshot.info.index);
-        listing.segments.sort_by_key(|segment| (segment.info.index, segment.info.offset));
-        for (index, key) in end_files {
-            let text = self.text(&key)?;
-            let offset =
-                parse_offset(text.trim_end()).map_err(|error| error.context(self.name(&key)))?;
-            listing.ends.insert(index, offset);
-        }
-        Ok(listing)
     }
 
     /// How far a generation reaches at least; `None` if that was never written.

@@ -1,7 +1,9 @@
 //! Listings of an archive that is being written.
 
+use super::store::Object;
 use super::store::Upload;
 use super::*;
+use crate::pos::{Index, Offset};
 
 /// A primary writes on while it is listed.
 struct Growing;

@@ -198,8 +198,8 @@ fn copies_an_index_apart_part() {
             .run(&format!("SELECT litestream_restore('{url}', '{}', '{options}')", path.display()));
         done.map(|_| host.open_plain(&path).content())
     };
-    assert_eq!(restored(&generation(&end)).unwrap(), content);
-    let error = restored(&generation(&pos)).unwrap_err();
+    assert_eq!(restored(generation(&end)).unwrap(), content);
+    let error = restored(generation(&pos)).unwrap_err();
     assert!(error.contains("two databases have written"), "{error}");
 }
 
