@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use super::url::identity;
 use crate::error::lock;
 
 /// The longest a reader waits for one batch of deletions to end.
@@ -36,13 +37,14 @@ pub struct Hold(String);
 #[derive(Debug)]
 pub struct Deleting(String);
 
-/// Keeps deletions off the archive of this URL ([`super::Archive::url`]).
+/// Keeps deletions off the archive of this URL, by whatever name it is deleted from.
 pub fn hold(url: &str) -> Hold {
-    change(url, |archive| archive.readers += 1);
-    let hold = Hold(url.to_owned());
+    let name = identity(url);
+    change(&name, |archive| archive.readers += 1);
+    let hold = Hold(name);
     let deadline = Instant::now() + WAIT;
     let mut archives = lock(&ARCHIVES);
-    while archives.as_ref().and_then(|all| all.get(url)).is_some_and(|it| it.deleters > 0) {
+    while archives.as_ref().and_then(|all| all.get(&hold.0)).is_some_and(|it| it.deleters > 0) {
         let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
         archives = match CHANGED.wait_timeout(archives, left) {
             Ok((archives, _)) => archives,
@@ -54,12 +56,13 @@ pub fn hold(url: &str) -> Hold {
 
 /// Leave to delete a batch of objects, if nobody reads the archive.
 pub fn deleting(url: &str) -> Option<Deleting> {
-    let free = change(url, |archive| {
+    let name = identity(url);
+    let free = change(&name, |archive| {
         let free = archive.readers == 0;
         archive.deleters += usize::from(free);
         free
     });
-    free.then(|| Deleting(url.to_owned()))
+    free.then(|| Deleting(name))
 }
 
 impl Drop for Hold {
@@ -75,13 +78,13 @@ impl Drop for Deleting {
 }
 
 /// Changes one entry; one that says nothing goes.
-fn change<T>(url: &str, change: impl FnOnce(&mut Use) -> T) -> T {
+fn change<T>(name: &str, change: impl FnOnce(&mut Use) -> T) -> T {
     let mut archives = lock(&ARCHIVES);
     let all = archives.get_or_insert_with(HashMap::new);
-    let archive = all.entry(url.to_owned()).or_default();
+    let archive = all.entry(name.to_owned()).or_default();
     let answer = change(archive);
     if archive.readers == 0 && archive.deleters == 0 {
-        all.remove(url);
+        all.remove(name);
     }
     drop(archives);
     CHANGED.notify_all();
@@ -98,6 +101,7 @@ mod tests {
         let first = hold(url);
         let second = hold(url);
         assert!(deleting(url).is_none());
+        assert!(deleting("file:/hold-test/./x/../").is_none());
         assert!(deleting(other).is_some());
         drop(first);
         assert!(deleting(url).is_none());

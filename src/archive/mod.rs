@@ -24,7 +24,7 @@ mod s3;
 pub mod sink;
 pub mod store;
 pub mod tree;
-mod url;
+pub mod url;
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;

@@ -4,10 +4,12 @@
 //! |-----------------------|-------------------------------------------------------------|
 //! | `file:///FOLDER`      | a folder; the path is absolute and percent-encoded          |
 //! | `s3://BUCKET/PREFIX`  | objects below `PREFIX/`; as it stands, nothing is decoded    |
+//!
+//! One folder has many names: by [`identity`] this process tells that two URLs are one archive.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -53,6 +55,34 @@ pub fn folder_of(url: &str) -> Result<PathBuf> {
         return Err(bad("it names no folder"));
     }
     Ok(PathBuf::from(OsString::from_vec(bytes)))
+}
+
+/// The same for all names of one archive, whether or not it is there yet.
+pub fn identity(url: &str) -> String {
+    match folder_of(url) {
+        // Quoted, so that names that are no UTF-8 stay apart.
+        Ok(folder) => format!("file:{:?}", real(&folder)),
+        Err(_) => url.trim_end_matches('/').to_owned(),
+    }
+}
+
+/// A path without links, `.` and `..`. What does not exist yet is taken at its word.
+pub fn real(path: &Path) -> PathBuf {
+    let parts: Vec<Component> = path.components().collect();
+    for known in (1..=parts.len()).rev() {
+        let (there, rest) = parts.split_at(known);
+        let there: PathBuf = there.iter().collect();
+        let Ok(mut real) = there.canonicalize() else { continue };
+        for part in rest {
+            match part {
+                Component::Normal(name) => real.push(name),
+                Component::ParentDir => drop(real.pop()),
+                _ => {}
+            }
+        }
+        return real;
+    }
+    path.to_owned()
 }
 
 /// The bucket and the prefix a URL names; the prefix ends in a slash, or is empty.
@@ -134,6 +164,31 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Usage, "{url}");
             assert!(error.to_string().contains("file:///FOLDER"), "{error}");
         }
+    }
+
+    #[test]
+    fn all_names_of_an_archive_are_one() {
+        let folder = std::env::temp_dir().join(format!("archive-names-{}", std::process::id()));
+        let real = folder.join("real dir");
+        std::fs::create_dir_all(&real).unwrap();
+        std::os::unix::fs::symlink(&real, folder.join("link")).unwrap();
+        let at = folder.to_str().unwrap();
+        let id = identity(&format!("file://{at}/real%20dir/new/ar"));
+        for other in [
+            format!("file:{at}/real dir/new/ar/"),
+            format!("file://localhost{at}/./real%20dir//new/./ar"),
+            format!("file://{at}/link/new/ar"),
+            format!("file://{at}/link/../real%20dir/x/../new/ar"),
+        ] {
+            assert_eq!(identity(&other), id, "{other}");
+        }
+        std::fs::create_dir_all(real.join("new/ar")).unwrap();
+        assert_eq!(identity(&format!("file://{at}/link/new/ar")), id, "when it is there, too");
+        assert_ne!(identity(&format!("file://{at}/link/new/ar2")), id);
+        assert_ne!(identity("file:///a%ff"), identity("file:///a%fe"));
+        assert_eq!(identity("s3://abc/d//"), identity("s3://abc/d"));
+        assert_ne!(identity("s3://abc/d"), identity("s3://abc/e"));
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

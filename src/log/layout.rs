@@ -12,8 +12,10 @@
 //! Files are write-once: bytes go to `NAME.tmp`, which is synced and renamed; a name that is
 //! visible has its final bytes. Modes and owner follow the database file.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +23,8 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::files::with_suffix;
 use crate::info::{META_DIR_SUFFIX, SNAPSHOT_EXT, WAL_DIR_NAME, WAL_SEGMENT_EXT};
 use crate::pos::{Generation, Index, Offset, Pos};
+
+const SUFFIX: &[u8] = META_DIR_SUFFIX.as_bytes();
 
 /// Paths of one database's log, and the owner and mode its files get.
 #[derive(Clone, Debug)]
@@ -180,6 +184,17 @@ impl Layout {
 /// `DB-litestream` beside the database.
 pub fn meta_dir(database: &Path) -> PathBuf {
     with_suffix(database, META_DIR_SUFFIX)
+}
+
+/// The `DB-litestream` of some database that a path is in, or is.
+pub fn log_above(path: &Path) -> Option<PathBuf> {
+    let is_log = |folder: &&Path| {
+        let name = folder.file_name().and_then(|name| name.as_bytes().strip_suffix(SUFFIX));
+        let database = name.map(|name| folder.with_file_name(OsStr::from_bytes(name)));
+        let is_file = |path: &Path| fs::metadata(path).is_ok_and(|meta| meta.is_file());
+        database.is_some_and(|it| is_file(&it) || is_file(&folder.join("generation")))
+    };
+    path.ancestors().find(is_log).map(Path::to_owned)
 }
 
 fn tmp_of(path: &Path) -> PathBuf {

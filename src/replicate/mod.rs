@@ -47,9 +47,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::archive::url::{folder_of, identity, real};
 use crate::archive::{Archive, ArchiveOptions};
 use crate::capture::Capture;
 use crate::error::{Error, ErrorKind, Result, lock};
+use crate::log::layout;
 use crate::pos::Pos;
 use crate::registry;
 use shared::{Progress, Shared};
@@ -59,7 +61,7 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 /// How long a stop waits for the worker after the store was closed.
 const STOP_WAIT: Duration = Duration::from_secs(3);
 
-/// The archives this process writes to. Each has one database.
+/// The archives this process writes to, by [`identity`]. Each has one database.
 static URLS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Where to archive, and how.
@@ -155,8 +157,10 @@ impl Replica {
     /// Starts archiving what `capture` captures. Returns at once.
     pub fn start(config: ReplicateConfig, capture: &Arc<Capture>) -> Result<Replica> {
         let archive = Archive::open(&config.url, &config.archive)?;
+        refuse_log(archive.url())?;
         let claim = capture.log().claim(archive.url(), config.backlog_bytes);
-        if !lock(&URLS).insert(key(archive.url())) {
+        let identity = identity(archive.url());
+        if !lock(&URLS).insert(identity.clone()) {
             let why = format!(
                 "{} is another database's archive in this process; give each its own prefix",
                 archive.url()
@@ -166,6 +170,7 @@ impl Replica {
         let shared = Arc::new(Shared {
             config,
             archive,
+            identity,
             capture: Arc::clone(capture),
             claim,
             progress: Mutex::new(Progress::new()),
@@ -180,7 +185,7 @@ impl Replica {
             theirs.end();
         });
         if let Err(error) = started {
-            lock(&URLS).remove(&key(shared.archive.url()));
+            lock(&URLS).remove(&shared.identity);
             return Err(error);
         }
         Ok(Replica { shared })
@@ -338,7 +343,7 @@ pub fn stop(replicas: &[Arc<Replica>]) {
 
 /// Whether this is the archive at `url`.
 pub fn is_same_archive(replica: &Replica, url: &str) -> bool {
-    key(replica.url()) == key(url) || key(&replica.config().url) == key(url)
+    replica.shared.identity == identity(url)
 }
 
 impl ReplicateConfig {
@@ -348,9 +353,17 @@ impl ReplicateConfig {
     }
 }
 
-/// Two URLs of one archive are equal.
-fn key(url: &str) -> String {
-    url.trim_end_matches('/').to_owned()
+/// A log is no second copy of what it is the log of, and what is put into it may be deleted.
+fn refuse_log(url: &str) -> Result<()> {
+    let Some(log) = folder_of(url).ok().and_then(|folder| layout::log_above(&real(&folder))) else {
+        return Ok(());
+    };
+    let why = format!(
+        "{url} is in {}, where Litestream keeps what a database needs itself; name a folder of its \
+         own, best on another disk",
+        log.display()
+    );
+    Err(Error::new(ErrorKind::Refused, why))
 }
 
 /// Whether everything before `wanted` is before `reached`.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Counters, ReplicateConfig, State, URLS, key};
+use super::{Counters, ReplicateConfig, State, URLS};
 use crate::archive::Archive;
 use crate::capture::Capture;
 use crate::error::{Error, lock};
@@ -37,6 +37,8 @@ pub(super) struct Progress {
 pub(super) struct Shared {
     pub(super) config: ReplicateConfig,
     pub(super) archive: Archive,
+    /// In `URLS`, and taken out when it ends.
+    pub(super) identity: String,
     pub(super) capture: Arc<Capture>,
     pub(super) claim: Claim,
     pub(super) progress: Mutex<Progress>,
@@ -115,7 +117,7 @@ impl Shared {
     }
 
     pub(super) fn end(&self) {
-        lock(&URLS).remove(&key(self.archive.url()));
+        lock(&URLS).remove(&self.identity);
         self.update(|progress| {
             progress.state = State::Stopped;
             progress.ended = true;

@@ -36,6 +36,38 @@ fn each_archive_has_everything() {
     assert_eq!(primary.db.int("SELECT count(*) FROM litestream_replicas"), 0);
 }
 
+/// One folder is one archive, whatever it is called; and no database's log is one.
+#[test]
+fn one_archive_by_any_name() {
+    let folder = Folder::new("archive-names");
+    let primary = Primary::new(&folder, "{}");
+    std::os::unix::fs::symlink(&primary.archive, folder.file("link")).unwrap();
+    let real = primary.archive.display().to_string();
+    let names = [
+        format!("file:{real}/"),
+        format!("file://{}", real.replace("/archive", "/./x/../archive")),
+        format!("file://{}", folder.file("link").display()),
+    ];
+    let other = primary.host.open(folder.file("other.db"));
+    other.script("CREATE TABLE t(x)");
+    for name in &names {
+        let call = format!("SELECT litestream_replicate('{name}')");
+        assert_eq!(primary.db.text(&call), primary.url(), "{name}");
+        let error = other.fails(&call);
+        assert!(error.contains("another database's archive"), "{name}: {error}");
+    }
+    let own = format!("{}-litestream", primary.path.display());
+    for name in
+        [own.clone(), format!("{own}/"), format!("{own}/archives/x"), format!("{own}/a/../b")]
+    {
+        for db in [&primary.db, &other] {
+            let error = db.fails(&format!("SELECT litestream_replicate('file://{name}')"));
+            assert!(error.contains("of its own"), "{name}: {error}");
+        }
+    }
+    assert_eq!(primary.db.int("SELECT count(*) FROM litestream_replicas"), 1);
+}
+
 /// One that lags is named, and the other is not held up.
 #[test]
 fn a_sync_names_the_archive_that_lags() {
