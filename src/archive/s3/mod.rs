@@ -34,6 +34,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::transport::Roots;
 use digest::content_md5;
 use http::{Answer, Call, Http, STALL_MAX, patience_for};
+use refusal::clean;
 use upload::S3Upload;
 
 /// A signature is good for as long as clocks may differ.
@@ -194,7 +195,17 @@ impl S3Store {
         }
         let mut answer = self.ask("GET", &[], &[], || list.sign(SIGNED_FOR).to_string())?;
         match answer.status {
-            200 => answer.text(),
+            200 => {
+                let page = answer.text()?;
+                let listing = xml::listing(&page).map(str::to_owned);
+                listing.ok_or_else(|| {
+                    Error::peer(format!(
+                        "the server at {} does not answer as S3 does: it sent no listing, or not \
+                         all of one; see the option \"endpoint\"",
+                        self.http.endpoint
+                    ))
+                })
+            }
             _ => Err(answer.refusal().0),
         }
     }
@@ -261,12 +272,12 @@ impl S3Store {
                     .into_iter()
                     .find(|error| xml::text(error, "Code") != "NoSuchKey");
                 let Some(failed) = failed else { return Ok(()) };
-                let (code, key) = (xml::text(failed, "Code"), xml::text(failed, "Key"));
+                let [code, key, message] =
+                    ["Code", "Key", "Message"].map(|name| clean(&xml::text(failed, name)));
                 let kind = match code.as_str() {
                     "AccessDenied" => ErrorKind::Refused,
                     _ => ErrorKind::Io,
                 };
-                let message = xml::text(failed, "Message");
                 Err(Error::new(kind, format!("{key}: the server answered {code}: {message}")))
             }
             400 | 405 | 501 => {

@@ -170,7 +170,8 @@ fn unreachable(endpoint: &str, why: &str) -> Error {
     Error::new(ErrorKind::Io, format!("cannot reach the server at {endpoint}: {why}{advice}"))
 }
 
-fn clean(text: &str) -> String {
+/// As much of a server's own words as an error may hold.
+pub fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(MESSAGE_CHARS_MAX).collect()
 }
 

@@ -15,6 +15,7 @@ use rusty_s3::S3Action;
 use rusty_s3::actions::{CreateMultipartUpload, PutObject, UploadPart};
 
 use super::http::Answer;
+use super::refusal::clean;
 use super::{S3Store, SIGNED_FOR, xml};
 use crate::archive::store::{Put, Upload};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -140,8 +141,8 @@ impl<'s> S3Upload<'s> {
                     }
                     let why = format!(
                         "the server could not put the parts together: {} {}",
-                        xml::text(&text, "Code"),
-                        xml::text(&text, "Message")
+                        clean(&xml::text(&text, "Code")),
+                        clean(&xml::text(&text, "Message"))
                     );
                     return Err(Error::new(ErrorKind::Io, why));
                 }

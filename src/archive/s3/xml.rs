@@ -33,6 +33,15 @@ pub fn text(xml: &str, name: &str) -> String {
     elements(xml, name).first().map(|content| unescape(content.trim())).unwrap_or_default()
 }
 
+/// The content of a listing, if this is one, and whole: S3 always says whether there is more.
+pub fn listing(xml: &str) -> Option<&str> {
+    let at = xml.find("<ListBucket")?;
+    let name = xml.get(at + 1..)?.split(|c: char| !c.is_ascii_alphanumeric()).next()?;
+    let content = elements(xml, name).into_iter().next()?;
+    let said = elements(content, "IsTruncated").into_iter().next()?;
+    matches!(said.trim(), "true" | "false").then_some(content)
+}
+
 fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -89,5 +98,18 @@ mod tests {
         for broken in ["<Key", "<Key>", "<Key>a</Ke", "<", "Key", "<Key/", "</Key>"] {
             assert!(elements(broken, "Key").len() <= 1, "{broken}");
         }
+    }
+
+    #[test]
+    fn a_listing_is_whole_or_none() {
+        let whole = "<?xml version=\"1.0\"?>\n<ListBucketResult xmlns=\"x\"><Name>b</Name>\
+                     <IsTruncated>false</IsTruncated><Contents/></ListBucketResult>";
+        assert!(listing(whole).unwrap().starts_with("<Name>b</Name>"));
+        assert!(listing(&whole.replace("false", " true\n")).is_some());
+        assert!((0..whole.len()).all(|end| listing(&whole[..end]).is_none()));
+        let others = ["", "ok", "{}", "<html><body>hello</body></html>", "<ListBucketResult/>"];
+        assert!(others.iter().all(|other| listing(other).is_none()));
+        assert_eq!(listing(&whole.replace("IsTruncated", "Truncated")), None);
+        assert_eq!(listing(&whole.replace("false", "")), None);
     }
 }
