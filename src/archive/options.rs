@@ -8,9 +8,9 @@ use super::file::FileStore;
 use super::s3::config;
 use super::store::Store;
 use super::tree::Tree;
-use super::url::shown;
 use crate::error::{Error, Result};
 use crate::options::Options;
+use crate::redact::shown;
 
 /// Options of every function that names an archive.
 #[derive(Clone, Default, PartialEq, Eq)]

@@ -12,22 +12,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
-
-/// As much of a URL that is none as an error shows, in characters.
-const SHOWN_CHARS_MAX: usize = 100;
-
-/// A URL as an error shows it: without what may be a key, in front of a host or in a query.
-pub fn shown(url: &str) -> String {
-    let (url, query) = url.split_once('?').map_or((url, ""), |(url, _)| (url, "?..."));
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), url),
-    };
-    // A secret may have slashes.
-    let rest = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, rest)| format!("...@{rest}"));
-    let shown: String = format!("{scheme}{rest}{query}").chars().take(SHOWN_CHARS_MAX).collect();
-    format!("{shown:?}")
-}
+use crate::redact::shown;
 
 /// The folder a URL names.
 pub fn folder_of(url: &str) -> Result<PathBuf> {
@@ -189,16 +174,6 @@ mod tests {
         assert_eq!(identity("s3://abc/d//"), identity("s3://abc/d"));
         assert_ne!(identity("s3://abc/d"), identity("s3://abc/e"));
         std::fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn keys_are_not_shown() {
-        let check = |url: &str, text: &str| assert_eq!(shown(url), format!("{text:?}"));
-        check("s3://abc/d", "s3://abc/d");
-        check("s3://key:sec/ret@abc/d", "s3://...@abc/d");
-        check("https://u:secret@h/x?y", "https://...@h/x?...");
-        check("s3://abc/d?secret-access-key=secret", "s3://abc/d?...");
-        check("/tmp/x", "/tmp/x");
     }
 
     #[test]

@@ -14,13 +14,11 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::pos::Pos;
+use crate::redact::shown;
 use crate::wal::Checksum;
 
 /// What this follower understands beyond the ancestor's protocol.
 pub const FEATURES: &str = "heartbeat,lz4,split";
-
-/// As much of a URL that is none as an error shows, in characters.
-const SHOWN_CHARS_MAX: usize = 100;
 
 /// An upstream's address, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,9 +44,9 @@ impl Upstream {
     /// Takes an upstream's URL apart. `database` (an option) wins over the URL's own `path`.
     pub fn parse(url: &str, database: Option<&str>) -> Result<Self> {
         let bad = |why: &str| {
-            let shown: String = url.chars().take(SHOWN_CHARS_MAX).collect();
+            let shown = shown(url);
             Error::usage(format!(
-                "invalid upstream {shown:?}: {why}; expected http://HOST:PORT, https://HOST:PORT \
+                "invalid upstream {shown}: {why}; expected http://HOST:PORT, https://HOST:PORT \
                  or unix:/SOCKET, with the database's path on the upstream in the option \
                  \"path\", or an archive, file:///FOLDER or s3://BUCKET/PREFIX"
             ))
@@ -212,6 +210,7 @@ mod tests {
         let check = |url: &str, why: &str| {
             let error = Upstream::parse(url, None).unwrap_err().to_string();
             assert!(error.contains(why), "{url}: {error}");
+            assert!(!error.contains("SECRET"), "{url}: {error}");
         };
         check("", "no scheme");
         check("a:9090", "no scheme");
@@ -221,7 +220,9 @@ mod tests {
         check("http://a:0", "port");
         check("http://a:65536", "port");
         check("http://a:x", "port");
-        check("http://u:p@a", "passwords");
+        check("http://u:SECRET@a", "passwords");
+        check("http://u:SEC?RET/SECRET@a", "port");
+        check("http://a/stream?token=SECRET", "other than path");
         check("http://a/b.db", "does not end in /stream");
         check("http://a#b", "fragment");
         check("http://a b", "white space");
