@@ -112,6 +112,11 @@ impl Options {
         }
     }
 
+    /// Whether an option has a value that nobody took yet.
+    pub fn has(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(|value| !value.is_null())
+    }
+
     /// Anything, for a caller that knows more kinds of values than there are here.
     pub fn opt_value(&mut self, key: &'static str) -> Option<Value> {
         self.take(key)
