@@ -31,6 +31,7 @@ SELECT litestream_follow('s3://bucket/app', '{"path": "app.db"}');
 SELECT litestream_follow('file:///store', '{"token": "x"}');
 SELECT litestream_follow('http://127.0.0.1:9090', '{"poll_interval": "1s"}');
 SELECT litestream_follow('http://127.0.0.1:9090', '{"age_identities": "AGE-SECRET-KEY-1X"}');
+SELECT litestream_replicate('file:///store', '{"retention": "101years"}');
 SELECT litestream_wait(NULL);
 SELECT litestream_wait('yesterday');
 SELECT litestream_wait('0123456789abcdef/0000000000000000:0000000000000000', -1);

@@ -16,8 +16,8 @@ use super::target::{Target, wait_ms};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// The longest anything may be kept or put off.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// The longest anything may be kept or put off: 100 years, of 365.25 days each as in `"100years"`.
+const LONGEST: Duration = Duration::from_secs(100 * 31_557_600);
 /// How long a commit may wait to be sent, unless told otherwise.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// What the log keeps for an archive at most, unless told otherwise.
@@ -56,4 +56,19 @@ pub(super) fn replicate(caller: &Caller, args: &Args) -> Result<Answer> {
         wait,
     };
     databases::replicate(&request, &|| caller.interrupted()).map(Answer::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hundred_years_are_the_longest() {
+        for text in ["100years", "100y", "36525d"] {
+            assert_eq!(humantime::parse_duration(text).unwrap(), LONGEST, "{text}");
+            let mut options = Options::parse(Some(&format!("{{\"x\": \"{text}\"}}"))).unwrap();
+            assert_eq!(options.opt_duration("x", HOUR..=LONGEST).unwrap(), Some(LONGEST));
+        }
+        assert_eq!(humantime::format_duration(LONGEST).to_string(), "100years");
+    }
 }

@@ -51,8 +51,16 @@ pub fn store(
         None if amazon && plain => UrlStyle::VirtualHost,
         None => UrlStyle::Path,
     };
+    let advice = match style {
+        UrlStyle::VirtualHost => {
+            "; with the option \"path_style\": true the bucket is not part of the host's name"
+        }
+        UrlStyle::Path => "",
+    };
     let bad = |why: String| {
-        Error::usage(format!("the endpoint {endpoint} and the bucket {name} make no URL: {why}"))
+        Error::usage(format!(
+            "the endpoint {endpoint} and the bucket {name} make no URL: {why}{advice}"
+        ))
     };
     let parsed = endpoint.parse().map_err(|why| bad(format!("{why}")))?;
     let bucket = Bucket::new(parsed, style, name.clone(), region);
@@ -70,15 +78,18 @@ fn credentials(
     let missing = |what: &str, option: &str, name: &str| {
         Error::usage(format!("no {what}: pass it in the option \"{option}\" or in {name}"))
     };
-    let key = options.access_key_id.clone().or_else(|| variable("AWS_ACCESS_KEY_ID"));
+    // An empty text is an empty variable, passed on.
+    let option = |option: &Option<String>| option.clone().filter(|text| !text.trim().is_empty());
+    let own = option(&options.access_key_id);
+    let is_own = own.is_some();
+    let key = own.or_else(|| variable("AWS_ACCESS_KEY_ID"));
     let key = key.ok_or_else(|| missing("access key", "access_key_id", "AWS_ACCESS_KEY_ID"))?;
-    let secret = options.secret_access_key.clone().or_else(|| variable("AWS_SECRET_ACCESS_KEY"));
+    let secret = option(&options.secret_access_key).or_else(|| variable("AWS_SECRET_ACCESS_KEY"));
     let secret = secret
         .ok_or_else(|| missing("secret key", "secret_access_key", "AWS_SECRET_ACCESS_KEY"))?;
     // The environment's token is of the environment's key.
-    let token = options.session_token.clone().or_else(|| {
-        options.access_key_id.is_none().then(|| variable("AWS_SESSION_TOKEN")).flatten()
-    });
+    let token = option(&options.session_token)
+        .or_else(|| variable("AWS_SESSION_TOKEN").filter(|_| !is_own));
     Ok(match token {
         Some(token) => Credentials::new_with_token(key, secret, token),
         None => Credentials::new(key, secret),
@@ -151,6 +162,15 @@ mod tests {
         }
         let options = ArchiveOptions { region: Some("a b".into()), ..none.clone() };
         check(&options, &KEYS, "no region");
+        for address in ["http://127.0.0.1:9000", "http://[::1]"] {
+            let endpoint = Some(address.into());
+            let hosted = ArchiveOptions { endpoint, path_style: Some(false), ..none.clone() };
+            check(&hosted, &KEYS, "the option \"path_style\": true");
+        }
+        for empty in ["", " "] {
+            let options = ArchiveOptions { secret_access_key: Some(empty.into()), ..none.clone() };
+            check(&options, &KEYS[..1], "\"secret_access_key\" or in AWS_SECRET_ACCESS_KEY");
+        }
         let secret = ArchiveOptions { secret_access_key: Some("sec ret".into()), ..none };
         assert!(!format!("{secret:?}").contains("sec ret"));
     }
@@ -162,5 +182,14 @@ mod tests {
         assert_eq!(open(&none, &token).unwrap().credentials.token(), Some("t"));
         let own = ArchiveOptions { access_key_id: Some("mine".into()), ..none };
         assert_eq!(open(&own, &token).unwrap().credentials.token(), None);
+        let empty = Some(String::new());
+        let empty = ArchiveOptions {
+            access_key_id: empty.clone(),
+            secret_access_key: empty.clone(),
+            session_token: empty,
+            ..ArchiveOptions::default()
+        };
+        let store = open(&empty, &token).unwrap();
+        assert_eq!((store.credentials.key(), store.credentials.token()), ("k", Some("t")));
     }
 }
