@@ -6,6 +6,7 @@
 //! | `FROM t`                     | the local log, then each archive of this database            |
 //! | `FROM t WHERE replica = 'R'` | R of these alone: no other archive is contacted              |
 //! | `FROM t('URL', 'OPTIONS')`   | the archive at URL, whatever this connection has open        |
+//! | `FROM t(NULL)`               | nothing                                                      |
 //!
 //! Archives are listed in a thread of their own, so that the statement can be interrupted. Of an
 //! archive, sizes and times are the store's, and nothing is opened: a generation's end is what its
@@ -263,8 +264,14 @@ impl Wanted {
         let [replica, archive, options] = given else {
             return Err(Error::bug("a table with other inputs"));
         };
+        let mut replica = replica.clone();
         let url = match archive {
             Given::Nothing => None,
+            // As everything compared with NULL: no row, so a LEFT JOIN may have URLs that are NULL.
+            Given::Other("null") => {
+                replica = Given::Other("null");
+                None
+            }
             Given::Text(url) => Some(url.clone()),
             Given::Other(kind) => {
                 let why = format!("an archive is a text such as 's3://bucket/prefix', not {kind}");
@@ -281,11 +288,11 @@ impl Wanted {
         let mut options_left = Options::parse(options)?;
         let taken = ArchiveOptions::take(&mut options_left)?;
         options_left.finish()?;
-        if url.is_none() && options.is_some() {
+        if *archive == Given::Nothing && options.is_some() {
             return Err(Error::usage("options need an archive they are for"));
         }
         let archive = url.map(|url| (url, taken));
-        Ok(Wanted { archive, replica: replica.clone() })
+        Ok(Wanted { archive, replica })
     }
 
     fn archive_url(&self) -> Option<String> {
