@@ -28,6 +28,12 @@ pub(super) fn restore(caller: &Caller, args: &Args) -> Result<Answer> {
     if path.is_empty() || path.contains('\0') {
         return Err(Error::usage("the path of the new database is empty, or has a NUL in it"));
     }
+    if path == ":memory:" || path.starts_with("file:") {
+        return Err(Error::usage(format!(
+            "{path:?} is not the path of a file: restore into a file, by a plain path such as \
+             /folder/app.db, and open that"
+        )));
+    }
     let mut options = Options::parse(args.text(2)?)?;
     let target = target(&mut options)?;
     let dry_run = options.opt_bool("dry_run")?.unwrap_or(false);
