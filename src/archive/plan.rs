@@ -136,7 +136,7 @@ fn choose_generation(listings: &[Listing], goal: Goal, times: &mut dyn Times) ->
     let oldest = begins.iter().min();
     found.map(|(_, at)| *at).ok_or_else(|| {
         let oldest = oldest.map_or(SystemTime::UNIX_EPOCH, |(begin, _)| *begin);
-        let why = format!("the time is before everything in it, which begins {}", shown(oldest));
+        let why = format!("what it holds begins {}, later than the time", shown(oldest));
         Error::new(ErrorKind::NoSnapshots, why)
     })
 }

@@ -57,6 +57,8 @@ pub fn fill(means: &Means, chain: &Chain, image: &mut Image) -> Result<Pos> {
         // The plan begins each index at offset 0.
         return Err(Error::bug(format!("{} has nothing before it", link.name())));
     }
+    let reached = reached.unwrap_or_else(|| chain.snapshot.info.pos());
+    check_exact(chain, reached)?;
     if applied.is_none() {
         image.begin(page_size, u32::MAX)?;
     }
@@ -67,7 +69,7 @@ pub fn fill(means: &Means, chain: &Chain, image: &mut Image) -> Result<Pos> {
     if applied.is_none() {
         image.set_page_count(u32::try_from(pages).unwrap_or(u32::MAX));
     }
-    Ok(reached.unwrap_or_else(|| chain.snapshot.info.pos()))
+    Ok(reached)
 }
 
 /// As the snapshot says, or, if that is empty, the WAL after it; `None` if there is neither.
@@ -107,7 +109,7 @@ struct Newer {
 impl Walk<'_> {
     fn step(&mut self, mut segment: Segment) -> Result<()> {
         match &self.newer {
-            None => self.check_last(&segment)?,
+            None => check_last(self.chain, &segment)?,
             Some(newer) if newer.index == segment.pos.index => match &newer.link {
                 Some(link) => segment.follows(link)?,
                 None => return Err(missing(segment.pos)),
@@ -120,13 +122,10 @@ impl Walk<'_> {
             return segment.parts(segment.end, |frames| self.image.put_frames(frames));
         }
         let Some(commit) = segment.commit else {
-            // A header alone is a state, too: that of the end of the index before.
-            let is_start = segment.pos.offset == Offset::ZERO;
-            let header = Offset::new(crate::wal::WAL_HEADER_SIZE as u64)?;
-            if is_start && self.chain.cut.is_none_or(|cut| cut >= header) {
-                self.reached.get_or_insert(Pos { offset: header, ..segment.pos });
-            }
-            return Ok(());
+            return match header_alone(self.chain, segment.pos)? {
+                Some(pos) => self.reaches(pos),
+                None => Ok(()),
+            };
         };
         match self.applied {
             None => {
@@ -136,27 +135,17 @@ impl Walk<'_> {
             Some(_) => self.image.lower_limit(commit.page_count),
         }
         self.applied = Some(index);
-        self.reached.get_or_insert(Pos { offset: commit.end, ..segment.pos });
+        self.reaches(Pos { offset: commit.end, ..segment.pos })?;
         segment.parts(commit.end, |frames| self.image.put_frames(frames))
     }
 
-    /// Whether the newest segment is long enough.
-    fn check_last(&self, segment: &Segment) -> Result<()> {
-        let end = Pos { offset: segment.end, ..segment.pos };
-        let past = |pos: Pos| {
-            let why = format!("it ends at {end}, past {pos}, where the next one begins");
-            Error::corrupt(why).context(&segment.name)
-        };
-        match self.chain.reach {
-            Reach::Anywhere => Ok(()),
-            Reach::AtLeast(pos) if end.offset < pos.offset => Err(missing(end)),
-            Reach::AtLeast(_) => Ok(()),
-            Reach::Exactly(pos) if end.offset < pos.offset => Err(missing(end)),
-            Reach::Exactly(pos) if end.offset > pos.offset => Err(past(pos)),
-            Reach::Exactly(_) => Ok(()),
-            Reach::Unmarked if segment.is_labelled => Err(missing(end)),
-            Reach::Unmarked => Ok(()),
+    /// The end of the state, if it was not found yet: the newest comes first.
+    fn reaches(&mut self, pos: Pos) -> Result<()> {
+        if self.reached.is_none() {
+            check_exact(self.chain, pos)?;
+            self.reached = Some(pos);
         }
+        Ok(())
     }
 
     /// Whether an index ends where it should.
@@ -171,6 +160,47 @@ impl Walk<'_> {
             None if !segment.is_labelled => Ok(()),
             _ => Err(missing(end)),
         }
+    }
+}
+
+/// Whether the newest segment is long enough.
+fn check_last(chain: &Chain, segment: &Segment) -> Result<()> {
+    let end = Pos { offset: segment.end, ..segment.pos };
+    let past = |pos: Pos| {
+        let why = format!("it ends at {end}, past {pos}, where the next one begins");
+        Error::corrupt(why).context(&segment.name)
+    };
+    match chain.reach {
+        Reach::Anywhere => Ok(()),
+        Reach::AtLeast(pos) if end.offset < pos.offset => Err(missing(end)),
+        Reach::AtLeast(_) => Ok(()),
+        Reach::Exactly(pos) if end.offset < pos.offset => Err(missing(end)),
+        Reach::Exactly(pos) if end.offset > pos.offset => Err(past(pos)),
+        Reach::Exactly(_) => Ok(()),
+        Reach::Unmarked if segment.is_labelled => Err(missing(end)),
+        Reach::Unmarked => Ok(()),
+    }
+}
+
+/// A header alone is a state, too: that of the end of the index before.
+fn header_alone(chain: &Chain, start: Pos) -> Result<Option<Pos>> {
+    let header = Offset::new(crate::wal::WAL_HEADER_SIZE as u64)?;
+    let within = chain.cut.is_none_or(|cut| cut >= header);
+    let is_header = start.offset == Offset::ZERO && within;
+    Ok(is_header.then_some(Pos { offset: header, ..start }))
+}
+
+/// Whether a position that was asked for is one of a state, and not between two.
+fn check_exact(chain: &Chain, reached: Pos) -> Result<()> {
+    match chain.reach {
+        Reach::AtLeast(asked) if chain.cut == Some(asked.offset) && reached != asked => {
+            let why = format!(
+                "no commit ends at {asked}; the last one before it ends at {reached} (option \
+                 \"pos\")"
+            );
+            Err(Error::usage(why))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -212,7 +242,8 @@ pub fn describe(means: &Means, chain: &Chain) -> Result<Value> {
     }))
 }
 
-/// The position a restore would reach, from the chain's last segments.
+/// The position a restore would reach, from the chain's last segments; what it would refuse of them
+/// is refused.
 fn end(means: &Means, chain: &Chain) -> Result<Pos> {
     let Some(page_size) = page_size(means.archive, chain)? else {
         return Ok(chain.snapshot.info.pos());
@@ -222,9 +253,17 @@ fn end(means: &Means, chain: &Chain) -> Result<Pos> {
         let cut = chain.cut.filter(|_| Some(object.info.index) == last);
         let (archive, folder, stop) = (means.archive, means.folder, means.stop);
         let segment = segment::fetch(archive, object, page_size, cut, folder, stop)?;
-        if let Some(commit) = segment.commit {
-            return Ok(Pos { offset: commit.end, ..segment.pos });
+        if chain.segments.last() == Some(object) {
+            check_last(chain, &segment)?;
+        }
+        let reached = match segment.commit {
+            Some(commit) => Some(Pos { offset: commit.end, ..segment.pos }),
+            None => header_alone(chain, segment.pos)?,
+        };
+        if let Some(reached) = reached {
+            return check_exact(chain, reached).map(|()| reached);
         }
     }
-    Ok(chain.snapshot.info.pos())
+    let reached = chain.snapshot.info.pos();
+    check_exact(chain, reached).map(|()| reached)
 }

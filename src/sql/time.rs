@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use jiff::Timestamp;
 use jiff::civil::{DateTime, ISOWeekDate};
-use jiff::tz::TimeZone;
+use jiff::fmt::temporal::Pieces;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::host::function::Answer;
 
@@ -17,14 +17,24 @@ pub(super) fn text(time: SystemTime) -> Answer {
 /// first moment. `None` if it is none, or before 1970.
 pub(super) fn parse(text: &str) -> Option<SystemTime> {
     let text = text.trim();
-    let utc = |time: DateTime| time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
+    let epoch = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
     let week = || text.parse::<ISOWeekDate>().ok().map(|week| week.date().at(0, 0, 0, 0));
-    let stamp = match text.parse::<Timestamp>() {
-        Ok(stamp) => stamp,
-        Err(_) => utc(text.parse::<DateTime>().ok().or_else(week)?)?,
+    let since: SignedDuration = match text.parse::<Timestamp>() {
+        Ok(stamp) => stamp.as_duration(),
+        Err(_) => match text.parse::<DateTime>().ok().or_else(week) {
+            Some(time) => time.duration_since(epoch),
+            None => late(text)?.duration_since(epoch),
+        },
     };
-    let time = SystemTime::from(stamp);
-    (time >= SystemTime::UNIX_EPOCH).then_some(time)
+    SystemTime::UNIX_EPOCH.checked_add(since.try_into().ok()?)
+}
+
+/// The last day there is has no time stamp in every zone: of that, only UTC.
+fn late(text: &str) -> Option<DateTime> {
+    let pieces = Pieces::parse(text).ok()?;
+    let is_utc = pieces.to_numeric_offset().is_some_and(jiff::tz::Offset::is_zero);
+    let last = pieces.date().year() == 9999;
+    (is_utc && last).then_some(pieces.date().to_datetime(pieces.time()?))
 }
 
 #[cfg(test)]
@@ -64,6 +74,9 @@ mod tests {
         check("2026-11-22", "2026-11-22T00:00:00.000000Z");
         check("20261122", "2026-11-22T00:00:00.000000Z");
         check("2026-W47-7", "2026-11-22T00:00:00.000000Z");
+        for text in ["9999-12-31T23:59:59Z", "9999-12-31 23:59:59", "9999-12-31T23:59:59+00:00"] {
+            check(text, "9999-12-31T23:59:59.000000Z");
+        }
         for text in ["", "now", "10:00:00", "2026-13-01", "2026-11-22T25:00", "1969-12-31", "1.5"] {
             assert_eq!(parse(text), None, "{text}");
         }

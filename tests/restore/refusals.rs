@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use litestream::pos::{Offset, Pos};
+
 use crate::common::*;
 use crate::support::*;
 
@@ -86,8 +88,8 @@ fn options_that_make_no_sense() {
         (json!({"generation": "x"}), "invalid generation"),
         (json!({"generation": other}), "holds no snapshot"),
         (json!({"pos": format!("{other}/0:20")}), other),
-        (json!({"timestamp": "1999-12-31"}), "before everything"),
-        (json!({"timestamp": 1000}), "before everything"),
+        (json!({"timestamp": "1999-12-31"}), "what it holds begins 20"),
+        (json!({"timestamp": 1000}), "later than the time"),
         (json!({"parallelism": 0}), "from 1 to 64"),
         (json!({"dry_run": true, "integrity_check": true}), "exclude each other"),
         (json!({"time": "2026"}), "unknown option"),
@@ -121,6 +123,63 @@ fn options_that_make_no_sense() {
     let options = json!({"timestamp": later, "generation": generation});
     assert_eq!(restore(&db, &url, &path, &options).unwrap(), last.pos);
     assert_is(&primary.plain, &path, last);
+    fs::remove_file(&path).unwrap();
+    let options = json!({"timestamp": "9999-12-31T23:59:59Z"});
+    assert_eq!(restore(&db, &url, &path, &options).unwrap(), last.pos);
+}
+
+/// The state at a position is that of a commit: what is between two is no state.
+#[test]
+fn positions_between_commits() {
+    let (mut primary, _) = small();
+    primary.commit("INSERT INTO t VALUES (randomblob(5000))");
+    let url = primary.archive().remove(0);
+    let host = Host::app();
+    let db = host.open(":memory:");
+    let path = primary.folder.file("out.db");
+    let last = primary.history.last().unwrap();
+    let (at, before) = (last.pos(), primary.history[primary.history.len() - 2].pos());
+    assert!(before.index == at.index && before.offset < at.offset);
+    // In the first frame, at its end, before the last one, in the last one.
+    let frame = 24 + 4096;
+    let end = at.offset.get();
+    for offset in [before.offset.get() + 1, before.offset.get() + frame, end - frame, end - 1] {
+        let pos = Pos { offset: Offset::new(offset).unwrap(), ..at };
+        for dry_run in [false, true] {
+            let options = json!({"pos": pos.to_string(), "dry_run": dry_run});
+            let error = fails(&db, &url, &path, &options);
+            assert!(error.contains(&format!("ends at {before}")), "{pos}: {error}");
+        }
+    }
+    assert_eq!(names(path.parent().unwrap(), "out.db"), [""; 0]);
+    let options = json!({"pos": before.to_string()});
+    assert_eq!(restore(&db, &url, &path, &options).unwrap(), before.to_string());
+}
+
+/// The plan is that of a restore that works, or there is none.
+#[test]
+fn a_plan_of_what_is_not_whole() {
+    let mut primary = Primary::start("restore-plan", "CREATE TABLE t(x)");
+    for _ in 0..3 {
+        primary.commit("INSERT INTO t VALUES (randomblob(5000))");
+        primary.sync();
+    }
+    let host = Host::app();
+    let db = host.open(":memory:");
+    let path = primary.folder.file("out.db");
+    for url in primary.archive() {
+        let options = json!({"dry_run": true});
+        let plan: Value =
+            serde_json::from_str(&restore(&db, &url, &path, &options).unwrap()).unwrap();
+        assert_eq!(plan["pos"], json!(primary.history.last().unwrap().pos));
+        assert!(plan["segments"]["count"].as_u64().unwrap() >= 2, "{plan}");
+        let last = plan["segments"]["last"].as_str().unwrap();
+        fs::remove_file(Path::new(url.strip_prefix("file://").unwrap()).join(last)).unwrap();
+        for options in [json!({}), options] {
+            let error = fails(&db, &url, &path, &options);
+            assert!(error.contains("is missing"), "{options}: {error}");
+        }
+    }
 }
 
 /// A disk that is full, by a limit on the size of files: the first page past it cannot be written.

@@ -201,7 +201,7 @@ fn a_time_takes_what_was_committed_by_then() {
     // Between generations it is the older one's end.
     let two = |at| choose_from(vec![usual(7, 0), usual(3, 100)], time(at)).unwrap().0;
     assert_eq!((two(99), two(100)), (7, 3));
-    fails(vec![usual(1, 5)], time(4), "before everything in it");
+    fails(vec![usual(1, 5)], time(4), "what it holds begins");
 }
 
 #[test]
