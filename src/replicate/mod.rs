@@ -218,11 +218,12 @@ impl Replica {
         let now = SystemTime::now();
         let level = progress.pos.is_some() && progress.pos == end && progress.complete;
         let behind = progress.behind_since.filter(|_| !level);
+        let failed = progress.error.as_ref().map(ToString::to_string);
         Status {
             state: progress.state,
             pos: progress.pos,
             last_sync: if level { Some(now) } else { progress.last_sync },
-            error: progress.error.as_ref().map(ToString::to_string).or(progress.kept.clone()),
+            error: progress.capture.clone().or(failed).or(progress.kept.clone()),
             lag: behind.and_then(|since| now.duration_since(since).ok()).unwrap_or_default(),
         }
     }

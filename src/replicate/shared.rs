@@ -16,6 +16,8 @@ pub(super) struct Progress {
     pub(super) state: State,
     pub(super) error: Option<Error>,
     pub(super) failures: u32,
+    /// Why there is nothing to archive: capture fails.
+    pub(super) capture: Option<String>,
     /// Why nothing old is deleted.
     pub(super) kept: Option<String>,
     pub(super) pos: Option<Pos>,
@@ -55,6 +57,7 @@ impl Progress {
             state: State::Waiting,
             error: None,
             failures: 0,
+            capture: None,
             kept: None,
             pos: None,
             noted: None,

@@ -73,10 +73,14 @@ fn wait_for_capture(shared: &Shared, parted: Option<Generation>) -> bool {
         let told = shared.capture.wait_ready(POLL).is_some();
         let standby = shared.capture.is_standby();
         if !standby && log.is_ready() && log.generation() != parted {
+            shared.update(|progress| progress.capture = None);
             return true;
         }
+        let (_, failed, _) = shared.capture.status();
+        let failed = failed.filter(|_| !standby).map(|why| format!("capture: {why}"));
         let state = if standby { State::Standby } else { State::Waiting };
         shared.update(|progress| {
+            progress.capture = failed;
             if progress.state != State::Retrying || standby {
                 progress.state = state;
             }

@@ -85,6 +85,28 @@ fn assert_same_in(primary: &Primary, url: &str, options: &Value, folder: &Folder
     assert_eq!(content, primary.db.content());
 }
 
+/// What is not captured cannot be archived: the archive shows why.
+#[test]
+fn capture_fails() {
+    let folder = Folder::new("archive-no-capture");
+    let primary = Primary::new(&folder, "{}");
+    let first = primary.sync();
+    let generations = folder.file("p.db-litestream").join("generations");
+    std::fs::remove_dir_all(&generations).unwrap();
+    std::fs::write(&generations, "").unwrap();
+    until("the error to show", || {
+        primary.add(1);
+        primary.replica("error").contains("capture: ").then_some(())
+    });
+    std::fs::remove_file(&generations).unwrap();
+    until("capture to run", || (primary.replica("error") == "null").then_some(()));
+    let pos = primary.sync();
+    assert_ne!(generation(&pos), generation(&first));
+    assert_eq!(primary.replica("error"), "null");
+    assert!(primary.replica("state").contains("streaming"));
+    primary.archived(&pos).assert_whole();
+}
+
 /// SeaweedFS stops and starts in `kills_on_both_sides`.
 #[test]
 fn a_server_stops_and_starts() {
