@@ -30,6 +30,8 @@ fn open(url: &str, options: &ArchiveOptions) -> Arc<dyn Store> {
 fn place(server: &S3Server) -> Place {
     let mut place = Place::new(server.url("rules"), options(server));
     place.atomic = server.kind() == Kind::Weed;
+    // Both look first and put the parts together after.
+    place.atomic_parts = false;
     place.ordered = server.kind() == Kind::Rclone;
     place
 }

@@ -2,7 +2,7 @@
 //!
 //! | what               | how                                                                   |
 //! |--------------------|-----------------------------------------------------------------------|
-//! | write-once         | `If-None-Match: *`; Amazon and SeaweedFS honour it, rclone overwrites. Until a server has shown which it does, and for good if it does not, HEAD goes before: two writers at the same moment may then both create |
+//! | write-once         | `If-None-Match: *`; Amazon and SeaweedFS honour it, rclone overwrites. Until a server has shown which it does, and for good if it does not, HEAD goes before: two writers at the same moment may then both create. SeaweedFS lets two pass that end their multipart uploads at the same moment |
 //! | a segment a second | one PUT where the condition is honoured, else HEAD and PUT. The question is settled once, by sending the first small object a second time |
 //! | damage on the way  | `Content-MD5`, which all three check                                  |
 //! | whole objects      | the server's: a PUT that breaks off leaves nothing, parts are not visible |
