@@ -254,3 +254,28 @@ fn an_index_of_ours_needs_its_end() {
     archive.put_end(at(0, 568)).unwrap();
     assert_eq!(scratch.restore().unwrap().0, at(1, 568).to_string());
 }
+
+/// Two histories may have one WAL's name and salts: a copied database. Only the running checksum
+/// tells that a segment does not continue the one before.
+#[test]
+fn segments_of_two_histories_are_not_joined() {
+    let scratch = Scratch::new("histories");
+    let size = PageSize::MIN;
+    let whole = crate::lz4::compress(&database(size, 3)).unwrap();
+    scratch.put("snapshots/00000000.snapshot.lz4", &whole);
+    let [mut one, mut other] = [(), ()].map(|()| Wal::new(ByteOrder::NATIVE, size, 1));
+    for (wal, version) in [(&mut one, 1), (&mut other, 2)] {
+        wal.frame(2, version, 3);
+        wal.frame(3, version, 3);
+    }
+    let cut = one.ends[0];
+    segment(&scratch, 0, 0, &one.bytes[..cut]);
+    segment(&scratch, 0, cut, &other.bytes[cut..]);
+    let error = scratch.restore().unwrap_err().to_string();
+    assert!(error.contains("its first frame does not continue"), "{error}");
+    std::fs::remove_dir_all(scratch.0.join("archive")).unwrap();
+    scratch.put("snapshots/00000000.snapshot.lz4", &whole);
+    segment(&scratch, 0, 0, &one.bytes[..cut]);
+    segment(&scratch, 0, cut, &one.bytes[cut..]);
+    scratch.restore().unwrap();
+}
