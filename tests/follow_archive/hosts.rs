@@ -109,8 +109,10 @@ fn ten_replicas_of_an_archive_outlive_its_primary() {
         } else {
             writer.finish();
             db.run("SELECT litestream_stop()").unwrap();
-            // Somebody else writes: what follows is another history.
-            Host::plain().open(&path).script("INSERT INTO ledger VALUES (-1, 0, 0); VACUUM");
+            // Somebody else writes and restarts the WAL: what follows is another history.
+            let sql = "INSERT INTO ledger VALUES (-1, 0, 0); VACUUM; \
+                PRAGMA wal_checkpoint(TRUNCATE)";
+            Host::plain().open(&path).script(sql);
         }
         db = host.open(&path);
         replicate(&db, &url, json!({}));
