@@ -8,6 +8,7 @@ pub mod info;
 pub mod wal;
 
 pub mod files;
+pub mod header;
 pub mod lz4;
 pub mod options;
 pub mod record;

@@ -41,6 +41,8 @@ pub const WAL_HEADER_SIZE: usize = 32;
 pub const WAL_FRAME_HEADER_SIZE: usize = 24;
 /// Bytes of the header of the wal-index, its checkpoint information and lock bytes included.
 pub const WAL_INDEX_HEADER_SIZE: usize = 136;
+/// The first of the bytes of a database file that SQLite locks.
+const LOCK_BYTE: u32 = 0x4000_0000;
 
 /// The header's magic, but for its lowest bit, which says that checksums are big-endian.
 const MAGIC: u32 = 0x377f_0682;
@@ -78,6 +80,11 @@ impl PageSize {
     /// Bytes of a page.
     pub const fn bytes(self) -> usize {
         self.0 as usize
+    }
+
+    /// The page around the byte of a database file that SQLite locks at 1 GiB: it has no content.
+    pub const fn lock_page(self) -> u32 {
+        LOCK_BYTE / self.0 + 1
     }
 
     /// Bytes of a frame: its header and the page.

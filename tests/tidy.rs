@@ -27,8 +27,10 @@ const FUNCTION_LINES_MAX: usize = 70;
 const NOTE_LINES_MAX: usize = 8;
 
 /// Values and bytes: no I/O on databases, no threads, no SQLite.
-const CORE: &[&str] =
-    &["error", "files", "info", "lz4", "options", "pos", "record", "redact", "wal", "walindex"];
+const CORE: &[&str] = &[
+    "error", "files", "header", "info", "lz4", "options", "pos", "record", "redact", "wal",
+    "walindex",
+];
 
 /// The other modules, and what each may import besides itself and the core. `capture`, `follow` and
 /// `serve` do not know each other: they meet in the log.

@@ -21,8 +21,6 @@ use crate::wal::{Chain, FrameHeader, PageSize, WAL_HEADER_SIZE, WalHeader};
 
 /// Pages are numbered up to here; SQLite allows no more.
 pub const PAGE_NO_MAX: u32 = 0xffff_fffe;
-/// The byte SQLite locks in the database file; the page around it is never used.
-const LOCK_BYTE: u32 = 0x4000_0000;
 
 /// A state of the upstream's database between two transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +145,7 @@ impl Cursor {
         if header.page_no > PAGE_NO_MAX || header.page_count > PAGE_NO_MAX {
             return Err(Error::peer("a frame's numbers are beyond any database"));
         }
-        if header.page_no == lock_page(self.page_size) {
+        if header.page_no == self.page_size.lock_page() {
             return Err(Error::peer(format!(
                 "a frame holds page {}, the lock page",
                 header.page_no
@@ -206,11 +204,6 @@ pub fn check_flags(header: &StreamRecordHeader) -> Result<bool> {
         return Err(Error::peer(format!("a record has flags {:#x}, not asked for", header.flags)));
     }
     Ok(header.flags & FLAG_LZ4 != 0)
-}
-
-/// The page around the lock byte.
-pub fn lock_page(page_size: PageSize) -> u32 {
-    LOCK_BYTE / page_size.get() + 1
 }
 
 fn parted(pos: Pos) -> Error {

@@ -17,11 +17,9 @@ use super::dir::ReplicaDir;
 use super::frames::set_wal_mode;
 use super::intents::UpstreamPos;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::header::{MAGIC, page_size_of};
 use crate::host::file::RawFile;
 use crate::wal::PageSize;
-
-/// How every SQLite database begins.
-pub const MAGIC: [u8; 16] = *b"SQLite format 3\0";
 
 /// A database file being filled.
 pub struct Image {
@@ -153,13 +151,7 @@ impl Drop for Image {
 
 /// Checks that a page can be page 1 of a database with this page size.
 pub fn check_first(page: &[u8], page_size: PageSize) -> Result<()> {
-    let magic = page.get(..MAGIC.len()) == Some(&MAGIC[..]);
-    let raw = match page.get(16..18) {
-        Some([high, low]) => u32::from(*high) << 8 | u32::from(*low),
-        _ => 0,
-    };
-    let bytes = if raw == 1 { 65536 } else { raw };
-    if !magic || bytes != page_size.get() {
+    if page_size_of(page) != Some(page_size) {
         return Err(Error::peer("the upstream's page 1 is not that of its database"));
     }
     Ok(())

@@ -6,10 +6,7 @@ use std::io::{self, Read, Write};
 
 use crate::error::{Error, Result};
 use crate::lz4;
-use crate::wal::PageSize;
 
-/// Where a database file says its page size.
-const PAGE_SIZE_AT: usize = 16;
 /// Blocks without content are not held for ever: a block with some has 4 MiB at most.
 const SEEN_BYTES_MAX: usize = 16 << 20;
 /// Bytes decoded at once.
@@ -62,19 +59,6 @@ impl Read for Seen<'_> {
         seen.extend_from_slice(out.get(..read).unwrap_or_default());
         Ok(read)
     }
-}
-
-/// The page size a database file begins with; 1 stands for 65536.
-pub fn page_size_of(file: &[u8]) -> Result<PageSize> {
-    let field = file.get(PAGE_SIZE_AT..PAGE_SIZE_AT + 2).and_then(|bytes| bytes.try_into().ok());
-    let Some(field) = field else {
-        return Err(Error::corrupt("it is no database: it is too short"));
-    };
-    let bytes = match u16::from_be_bytes(field) {
-        1 => 65536,
-        other => u32::from(other),
-    };
-    PageSize::new(bytes)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::apply::Applier;
-use super::cursor::{Point, lock_page};
+use super::cursor::Point;
 use super::dir::ReplicaDir;
 use super::image::{self, Image, Look};
 use super::intents::UpstreamPos;
@@ -222,7 +222,7 @@ impl Replica {
             image::check_first(page, applier.page_size())?;
             self.first = Some(page.to_owned());
             return Ok(());
-        } else if page_no == lock_page(applier.page_size())
+        } else if page_no == applier.page_size().lock_page()
             || (applier.read_page(page_no, &mut self.page)? && self.page == page)
         {
             return Ok(());

@@ -12,7 +12,7 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use super::cursor::{Cursor, Point, check_flags, lock_page};
+use super::cursor::{Cursor, Point, check_flags};
 use super::pace::{Moment, Publish, publish};
 use super::replica::Replica;
 use super::shared::{Shared, State, covers};
@@ -378,7 +378,7 @@ fn read_pages(from: &mut impl Read, page_size: PageSize, replica: &mut Replica) 
             .checked_add(1)
             .filter(|pages| *pages <= super::cursor::PAGE_NO_MAX)
             .ok_or_else(|| Error::peer("the upstream's snapshot has too many pages"))?;
-        if pages != lock_page(page_size) {
+        if pages != page_size.lock_page() {
             replica.snapshot_page(pages, &page)?;
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::image::{Image, page_size_of};
+use super::image::Image;
 use super::segment::{self, Link, Segment};
 use super::snapshot;
 use super::work::{Stop, in_order};
@@ -18,6 +18,7 @@ use crate::archive::plan::{Chain, LabelTimes, Reach, Times, missing, shown};
 use crate::archive::sink::PageSink;
 use crate::archive::{Archive, SegmentObject};
 use crate::error::{Error, Result};
+use crate::header::page_size_of;
 use crate::pos::{Index, Offset, Pos};
 use crate::wal::PageSize;
 

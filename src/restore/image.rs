@@ -18,12 +18,9 @@ use super::overlay::{Overlay, Waiting};
 use super::work::Stop;
 use crate::archive::sink::PageSink;
 use crate::error::{Context, Error, Result};
+use crate::header::{HEADER_SIZE, page_size_of};
 use crate::wal::{PageSize, WAL_FRAME_HEADER_SIZE};
 
-/// How every SQLite database begins.
-const MAGIC: [u8; 16] = *b"SQLite format 3\0";
-/// Bytes of a database's header.
-pub const DATABASE_HEADER_SIZE: usize = 100;
 /// Pages put one after the other are written at once up to so many bytes.
 const RUN_BYTES_MAX: usize = 1 << 20;
 /// The bitmap's pieces come into being when a page of theirs does: 4 KiB for 32,768 pages.
@@ -31,13 +28,6 @@ const WORDS: usize = 512;
 const PIECE_PAGES: u64 = 64 * WORDS as u64;
 /// Pages that waited for neighbours that do not exist are read back so many at once.
 const REST_PAGES: usize = 256;
-
-/// The page size in a database's header; `None` if it is no database.
-pub fn page_size_of(header: &[u8]) -> Option<PageSize> {
-    let raw = u16::from_be_bytes(header.get(16..18)?.try_into().ok()?);
-    let bytes = if raw == 1 { 65536 } else { u32::from(raw) };
-    header.starts_with(&MAGIC).then(|| PageSize::new(bytes).ok())?
-}
 
 /// A set of page numbers.
 #[derive(Clone, Default)]
@@ -194,7 +184,7 @@ impl Image {
         let size = u64::from(self.page_count) * u64::from(self.page_size.get());
         self.file.set_len(size).context(|| "cannot set the size of the new file".to_owned())?;
         if size > 0 {
-            let mut header = [0; DATABASE_HEADER_SIZE];
+            let mut header = [0; HEADER_SIZE];
             let read = self.file.read_exact_at(&mut header, 0);
             read.context(|| "cannot read the new file".to_owned())?;
             if page_size_of(&header) != Some(self.page_size) {
@@ -233,6 +223,7 @@ impl PageSink for Image {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::header::MAGIC;
 
     fn image(page_count: u32) -> (Image, Arc<File>) {
         let path = std::env::temp_dir()

@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::below::Below;
-use super::image::DATABASE_HEADER_SIZE;
 use crate::archive::{Archive, SnapshotObject};
 use crate::error::{Context, Error, Result, lock};
+use crate::header::HEADER_SIZE;
 use crate::host::guard::guard;
 use crate::lz4::{Content, Decoder, StoredBlock, StoredBlocks};
 use crate::registry;
@@ -32,7 +32,7 @@ const READ_BYTES: usize = 256 << 10;
 pub fn read_header(archive: &Archive, snapshot: &SnapshotObject) -> Result<Vec<u8>> {
     let mut header = Vec::new();
     let frame = open(archive, snapshot)?;
-    let wanted = DATABASE_HEADER_SIZE as u64;
+    let wanted = HEADER_SIZE as u64;
     let read = Decoder::new(frame, DATABASE_BYTES_MAX).take(wanted).read_to_end(&mut header);
     read.context(|| name(archive, snapshot))?;
     Ok(header)

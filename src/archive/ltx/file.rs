@@ -42,8 +42,6 @@ const NO_CHECKSUM: u32 = 1 << 1;
 const PAGE_HAS_SIZE: u16 = 1;
 /// Set in every checksum, so that none is zero.
 const CHECKSUM_FLAG: u64 = 1 << 63;
-/// Where in a database file SQLite keeps its locks: the page that holds this byte has no content.
-const LOCK_BYTE: u32 = 1 << 30;
 const BUFFER_SIZE: usize = 256 << 10;
 
 /// What a file says of itself.
@@ -109,7 +107,7 @@ impl Header {
 
     /// The page that is in no file, whether or not the database is so large.
     pub fn lock_page(&self) -> u32 {
-        LOCK_BYTE / self.page_size.get() + 1
+        self.page_size.lock_page()
     }
 
     /// Pages of the database that have content.

@@ -11,11 +11,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::super::archive::Extent;
 use super::super::held;
 use super::super::pipe::Pieces;
-use super::super::proved::{copy_checked, page_size_of};
+use super::super::proved::copy_checked;
 use super::super::stream::{Manners, UNSIZED};
 use super::Fetcher;
 use crate::archive::{Archive, Listing, Opened, SegmentObject, SnapshotObject};
 use crate::error::{Context, Error, Result};
+use crate::header::page_size_of;
 use crate::lz4;
 use crate::pos::{Offset, Pos};
 use crate::record::{FLAG_LZ4, Heartbeat, RecordType, StreamRecordHeader};
@@ -132,7 +133,8 @@ impl<'a> Fetcher<'a> {
         let mut out = Pieces(self.writing);
         let size = copy_checked(frame, &mut out, |first| {
             begun = true;
-            self.say(page_size_of(first)?, true);
+            let page_size = page_size_of(first);
+            self.say(page_size.ok_or_else(|| Error::corrupt("it is no database"))?, true);
             self.header(RecordType::Snapshot, FLAG_LZ4, pos)
         });
         let size = size.context(what)?;
