@@ -11,6 +11,7 @@ pub mod files;
 pub mod header;
 pub mod lz4;
 pub mod options;
+pub mod percent;
 pub mod record;
 pub mod redact;
 pub mod walindex;

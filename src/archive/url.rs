@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::percent;
 use crate::redact::shown;
 
 /// The folder a URL names.
@@ -32,7 +33,8 @@ pub fn folder_of(url: &str) -> Result<PathBuf> {
     if path.contains(['?', '#']) {
         return Err(bad("it has a query or a fragment"));
     }
-    let bytes = unescape(path).ok_or_else(|| bad("a % is not followed by two hex digits"))?;
+    let bytes =
+        percent::decode(path, false).ok_or_else(|| bad("a % is not followed by two hex digits"))?;
     if bytes.contains(&0) {
         return Err(bad("it contains a NUL"));
     }
@@ -98,21 +100,6 @@ pub fn bucket_of(url: &str) -> Result<(String, String)> {
         return Err(bad("the prefix has one of ? # % \\ or a control character"));
     }
     Ok((bucket.to_owned(), format!("{prefix}/")))
-}
-
-/// Takes percent signs for what they stand for.
-fn unescape(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let mut digit = || char::from(bytes.next()?).to_digit(16);
-        out.push(u8::try_from(digit()? * 16 + digit()?).ok()?);
-    }
-    Some(out)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::percent;
 use crate::pos::Pos;
 use crate::redact::shown;
 use crate::wal::Checksum;
@@ -141,28 +142,16 @@ fn query_path(query: &str) -> std::result::Result<Option<String>, &'static str> 
     let mut found = None;
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
-            Some(("path", value)) => found = Some(unescape(value)?),
+            Some(("path", value)) => found = Some(path_of(value)?),
             _ => return Err("its query has a parameter other than path"),
         }
     }
     Ok(found.filter(|path| !path.is_empty()))
 }
 
-fn unescape(text: &str) -> std::result::Result<String, &'static str> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        out.push(match byte {
-            b'%' => {
-                let pair = [bytes.next().unwrap_or(0), bytes.next().unwrap_or(0)];
-                let digits = std::str::from_utf8(&pair).unwrap_or("");
-                u8::from_str_radix(digits, 16).map_err(|_| "its path has a bad % escape")?
-            }
-            b'+' => b' ',
-            other => other,
-        });
-    }
-    String::from_utf8(out).map_err(|_| "its path is not UTF-8")
+fn path_of(value: &str) -> std::result::Result<String, &'static str> {
+    let bytes = percent::decode(value, true).ok_or("its path has a bad % escape")?;
+    String::from_utf8(bytes).map_err(|_| "its path is not UTF-8")
 }
 
 fn push_parameter(url: &mut String, key: &str, value: &str) {

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use crate::log::Start;
+use crate::percent::decode;
 use crate::pos::{Generation, parse_index, parse_offset};
 use crate::wal::Checksum;
 
@@ -58,24 +59,6 @@ fn without_authority(target: &str) -> &str {
         return target;
     }
     rest.find(['/', '?']).and_then(|at| rest.get(at..)).unwrap_or("/")
-}
-
-/// Percent-decodes; `None` if an escape is broken.
-fn decode(text: &str, plus_is_space: bool) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'%' => {
-                let high = char::from(bytes.next()?).to_digit(16)?;
-                let low = char::from(bytes.next()?).to_digit(16)?;
-                out.push(u8::try_from(high * 16 + low).ok()?);
-            }
-            b'+' if plus_is_space => out.push(b' '),
-            _ => out.push(byte),
-        }
-    }
-    Some(out)
 }
 
 /// What a follower understands.
