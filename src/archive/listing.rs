@@ -134,19 +134,9 @@ impl Archive {
         })
     }
 
-    /// A generation's snapshots, without looking at the rest.
+    /// A generation's snapshots by index, without looking at the rest.
     pub fn snapshots(&self, generation: Generation) -> Result<Vec<SnapshotObject>> {
-        let mut found = Vec::new();
-        let folder = format!("{}snapshots/", tree::folder(generation));
-        self.store.list(&folder, &mut |object: Object| {
-            let Object { key, size, modified: created_at } = object;
-            if let Some(Name::Snapshot(index, tree)) = tree::parse(generation, &key) {
-                let info = SnapshotInfo { generation, index, size, created_at };
-                found.push(SnapshotObject { info, tree });
-            }
-            Ok(())
-        })?;
-        Ok(found)
+        Ok(self.list_below(generation, &[tree::snapshots(generation)])?.snapshots)
     }
 
     /// Everything it holds of a generation.
@@ -154,11 +144,6 @@ impl Archive {
         // First: it grows while all is listed, and what it says must not be missed in the listing.
         let position = self.position(generation)?;
         Ok(Listing { position, ..self.list_below(generation, &[tree::folder(generation)])? })
-    }
-
-    /// Its snapshots of a generation, and nothing else.
-    pub fn list_snapshots(&self, generation: Generation) -> Result<Listing> {
-        self.list_below(generation, &[tree::snapshots(generation)])
     }
 
     /// What it holds of one index in these trees: segments, and the end.

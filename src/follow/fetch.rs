@@ -290,7 +290,7 @@ impl<'a> Fetcher<'a> {
         // What has no snapshot may not be complete yet.
         let mut followable = false;
         for name in names.iter().filter(|name| !self.older.contains(name)) {
-            followable |= !self.archive.list_snapshots(*name)?.snapshots.is_empty();
+            followable |= !self.archive.snapshots(*name)?.is_empty();
         }
         if !followable {
             return Ok(());
@@ -315,7 +315,7 @@ impl<'a> Fetcher<'a> {
     /// Fails if the archive has gone on without a connection to what was sent.
     fn require_no_hole(&mut self) -> Result<()> {
         let generation = self.at.generation;
-        let snapshots = self.archive.list_snapshots(generation)?.snapshots;
+        let snapshots = self.archive.snapshots(generation)?;
         let is_newer = snapshots.last().is_some_and(|it| it.info.index > self.at.index);
         let next = Pos { index: self.at.index.next(), offset: Offset::ZERO, ..self.at };
         let beyond = held::from(&self.index(self.at)?, self.at).len();
