@@ -62,6 +62,11 @@ impl Listing {
         }
     }
 
+    /// Whether it holds any state or commit, and not only says how far it will reach.
+    pub fn has_content(&self) -> bool {
+        !self.snapshots.is_empty() || !self.segments.is_empty()
+    }
+
     fn add_end(&mut self, index: Index, offset: Offset) {
         let first = *self.ends.entry(index).or_insert(offset);
         if first != offset {

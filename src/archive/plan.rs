@@ -89,7 +89,7 @@ pub enum Reach {
 
 /// Chooses the chain for `goal` from what an archive holds of each generation.
 pub fn choose(listings: Vec<Listing>, goal: Goal, times: &mut dyn Times) -> Result<Chain> {
-    let mut listings: Vec<Listing> = listings.into_iter().filter(has_content).collect();
+    let mut listings: Vec<Listing> = listings.into_iter().filter(Listing::has_content).collect();
     for listing in &mut listings {
         // An archive whose layout was changed may have a name twice.
         listing.snapshots.dedup_by_key(|snapshot| snapshot.info.index);
@@ -107,10 +107,6 @@ pub fn choose(listings: Vec<Listing>, goal: Goal, times: &mut dyn Times) -> Resu
     }
 }
 
-fn has_content(listing: &Listing) -> bool {
-    !listing.snapshots.is_empty() || !listing.segments.is_empty()
-}
-
 fn choose_generation(listings: &[Listing], goal: Goal, times: &mut dyn Times) -> Result<usize> {
     if let Goal::Pos(pos) = goal {
         let found = listings.iter().position(|listing| listing.generation == pos.generation);
@@ -121,24 +117,33 @@ fn choose_generation(listings: &[Listing], goal: Goal, times: &mut dyn Times) ->
             Error::new(ErrorKind::NoGeneration, why)
         });
     }
-    if listings.len() == 1 && goal == Goal::Latest {
-        return Ok(0);
-    }
-    let mut begins = Vec::new();
-    for (at, listing) in listings.iter().enumerate() {
-        begins.push((begin(listing, times)?, at));
-    }
-    let within = |begin: SystemTime| match goal {
-        Goal::Time(time) => begin <= time,
-        _ => true,
+    let Goal::Time(time) = goal else {
+        return newest(listings, times)?.ok_or_else(Error::no_generation);
     };
-    let found = begins.iter().filter(|(begin, _)| within(*begin)).max();
+    let begins = begins(listings, times)?;
+    let found = begins.iter().filter(|(begin, _)| *begin <= time).max();
     let oldest = begins.iter().min();
     found.map(|(_, at)| *at).ok_or_else(|| {
         let oldest = oldest.map_or(SystemTime::UNIX_EPOCH, |(begin, _)| *begin);
         let why = format!("what it holds begins {}, later than the time", shown(oldest));
         Error::new(ErrorKind::NoSnapshots, why)
     })
+}
+
+/// Which generation began last, of those the archive holds anything of.
+pub fn newest(listings: &[Listing], times: &mut dyn Times) -> Result<Option<usize>> {
+    let mut held = listings.iter().enumerate().filter(|(_, listing)| listing.has_content());
+    // Nothing has to be read to know the only one.
+    if let (only, None) = (held.next(), held.next()) {
+        return Ok(only.map(|(at, _)| at));
+    }
+    Ok(begins(listings, times)?.into_iter().max().map(|(_, at)| at))
+}
+
+/// When each generation with content began, and where it is in `listings`.
+fn begins(listings: &[Listing], times: &mut dyn Times) -> Result<Vec<(SystemTime, usize)>> {
+    let held = listings.iter().enumerate().filter(|(_, listing)| listing.has_content());
+    held.map(|(at, listing)| Ok((begin(listing, times)?, at))).collect()
 }
 
 /// When a generation began, as far as can still be seen.

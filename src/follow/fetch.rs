@@ -68,8 +68,7 @@ fn begun(listings: &[Listing], newest: Option<usize>) -> BTreeSet<Generation> {
     // What has no snapshot cannot be followed yet, and may be newer than what is.
     let followable =
         newest.and_then(|at| listings.get(at)).is_some_and(|it| !it.snapshots.is_empty());
-    let has_content = |it: &&Listing| !it.snapshots.is_empty() || !it.segments.is_empty();
-    let begun = listings.iter().filter(|_| followable).filter(has_content);
+    let begun = listings.iter().filter(|it| followable && it.has_content());
     begun.map(|listing| listing.generation).collect()
 }
 
@@ -132,7 +131,7 @@ impl<'a> Fetcher<'a> {
         let names = self.archive.generations()?;
         let listings: Result<Vec<_>> = names.iter().map(|name| self.archive.list(*name)).collect();
         let mut listings = listings?;
-        let newest = held::newest(self.archive, &listings)?;
+        let newest = plan::newest(&listings, &mut LabelTimes(self.archive))?;
         self.older = begun(&listings, newest);
         if let Some(from) = from
             && let Some(listing) = self.continued(&listings, newest, &from)?
@@ -297,7 +296,7 @@ impl<'a> Fetcher<'a> {
         }
         let listings: Result<Vec<_>> = names.iter().map(|name| self.archive.list(*name)).collect();
         let listings = listings?;
-        let newest = held::newest(self.archive, &listings)?;
+        let newest = plan::newest(&listings, &mut LabelTimes(self.archive))?;
         match newest.and_then(|at| listings.get(at)) {
             Some(found) if found.generation == self.at.generation => {
                 self.older = begun(&listings, newest);

@@ -4,8 +4,7 @@
 use std::io::Read;
 
 use super::archive::From;
-use crate::archive::plan::{self, LabelTimes};
-use crate::archive::{Archive, Listing, Opened, SegmentObject};
+use crate::archive::{Listing, Opened, SegmentObject};
 use crate::error::Result;
 use crate::lz4;
 use crate::pos::{Offset, Pos};
@@ -82,20 +81,6 @@ pub fn is_cut_off(listing: &Listing, at: Pos, is_labelled: bool) -> bool {
     let past = listing.segments.last();
     past.is_some_and(|it| (it.info.index, it.info.offset) > (at.index, at.offset))
         || find(listing, at) == Held::Gone
-}
-
-/// The generation that began last, of those the archive holds anything of.
-pub fn newest(archive: &Archive, listings: &[Listing]) -> Result<Option<usize>> {
-    let has_content = |it: &Listing| !it.snapshots.is_empty() || !it.segments.is_empty();
-    let held = || listings.iter().enumerate().filter(|(_, listing)| has_content(listing));
-    if held().count() < 2 {
-        return Ok(held().next().map(|(at, _)| at));
-    }
-    let mut found = Vec::new();
-    for (at, listing) in held() {
-        found.push((plan::begin(listing, &mut LabelTimes(archive))?, at));
-    }
-    Ok(found.into_iter().max().map(|(_, at)| at))
 }
 
 /// Reads a segment that starts at `start` up to the replica's position and to its end. Returns
