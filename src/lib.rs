@@ -18,6 +18,7 @@ pub mod walindex;
 
 pub mod host;
 pub mod registry;
+pub mod team;
 pub mod transport;
 
 pub mod archive;

@@ -37,14 +37,15 @@ const CORE: &[&str] = &[
 const LAYERS: &[(&str, &[&str])] = &[
     ("host", &[]),
     ("registry", &["host"]),
+    ("team", &["host", "registry"]),
     ("log", &["host", "registry"]),
     ("transport", &["host"]),
     ("archive", &["host", "transport"]),
     ("capture", &["host", "registry", "log"]),
-    ("follow", &["host", "registry", "log", "transport", "archive", "restore"]),
+    ("follow", &["host", "registry", "team", "log", "transport", "archive"]),
     ("serve", &["host", "registry", "log"]),
-    ("restore", &["host", "registry", "archive"]),
-    ("replicate", &["host", "registry", "log", "capture", "archive", "restore"]),
+    ("restore", &["host", "registry", "team", "archive"]),
+    ("replicate", &["host", "registry", "log", "capture", "archive"]),
     (
         "databases",
         &[

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::image::Pages;
 use super::overlay::Overlay;
-use super::work::Stop;
+use super::stop::Stop;
 use crate::error::{Context, Result};
 use crate::host::os;
 use crate::wal::PageSize;

@@ -13,13 +13,14 @@ use serde_json::{Value, json};
 use super::image::Image;
 use super::segment::{self, Link, Segment};
 use super::snapshot;
-use super::work::{Stop, in_order};
+use super::stop::Stop;
 use crate::archive::plan::{Chain, LabelTimes, Reach, Times, missing, shown};
 use crate::archive::sink::PageSink;
 use crate::archive::{Archive, SegmentObject};
 use crate::error::{Error, Result};
 use crate::header::page_size_of;
 use crate::pos::{Index, Offset, Pos};
+use crate::team::in_order;
 use crate::wal::PageSize;
 
 /// Threads, files and the end of it all, for every step.
@@ -52,7 +53,7 @@ pub fn fill(means: &Means, chain: &Chain, image: &mut Image) -> Result<Pos> {
     };
     let (newer, folder) = (None, means.folder);
     let mut walk = Walk { chain, image, page_size, folder, newer, reached: None, applied: None };
-    in_order(means.threads, jobs, fetch, |segment| walk.step(segment))?;
+    in_order("litestream-restore", means.threads, jobs, fetch, |segment| walk.step(segment))?;
     let Walk { newer, reached, applied, .. } = walk;
     if let Some(Newer { link: Some(link), .. }) = newer {
         // The plan begins each index at offset 0.

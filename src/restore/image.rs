@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::below::{Below, write};
 use super::overlay::{Overlay, Waiting};
-use super::work::Stop;
+use super::stop::Stop;
 use crate::archive::sink::PageSink;
 use crate::error::{Context, Error, Result};
 use crate::header::{HEADER_SIZE, page_size_of};

@@ -17,7 +17,7 @@ mod image;
 mod overlay;
 mod segment;
 mod snapshot;
-mod work;
+mod stop;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,8 +36,7 @@ use crate::registry;
 use chain::Means;
 use destination::Destination;
 use image::Image;
-use work::Stop;
-pub use work::in_order;
+use stop::Stop;
 
 /// How often a chain is chosen at most: an object of it may have been deleted meanwhile, and a
 /// listing made while the archive grows may show something and not what came before it.

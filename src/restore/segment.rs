@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::destination::nameless;
-use super::work::Stop;
+use super::stop::Stop;
 use crate::archive::{Archive, SegmentObject};
 use crate::error::{Context, Error, Result};
 use crate::lz4::Decoder;

@@ -20,7 +20,7 @@ use crate::header::page_size_of;
 use crate::lz4;
 use crate::pos::{Offset, Pos};
 use crate::record::{FLAG_LZ4, Heartbeat, RecordType, StreamRecordHeader};
-use crate::restore;
+use crate::team::in_order;
 use crate::wal::PageSize;
 
 /// Segments up to this size, as stored, are read several at a time when there are many.
@@ -62,15 +62,21 @@ impl<'a> Fetcher<'a> {
             let content = copy_checked(frame, &mut bytes, |_| Ok(())).context(name)?;
             Ok((segment, label.is_some(), bytes, content))
         };
-        restore::in_order(THREADS, segments.to_vec(), read, |(segment, labelled, frame, sent)| {
-            if held::leads_on(listing, self.at, self.is_labelled) != Some(segment.info.pos()) {
-                return Ok(());
-            }
-            self.at = segment.info.pos();
-            let mut out = self.begin_segment(&segment)?;
-            out.write_all(&frame)?;
-            self.end_segment(out, &segment, labelled, sent)
-        })
+        in_order(
+            "litestream-fetch",
+            THREADS,
+            segments.to_vec(),
+            read,
+            |(segment, labelled, frame, sent)| {
+                if held::leads_on(listing, self.at, self.is_labelled) != Some(segment.info.pos()) {
+                    return Ok(());
+                }
+                self.at = segment.info.pos();
+                let mut out = self.begin_segment(&segment)?;
+                out.write_all(&frame)?;
+                self.end_segment(out, &segment, labelled, sent)
+            },
+        )
     }
 
     /// Sends a segment as it is.

@@ -1,68 +1,19 @@
-//! Threads of a restore: how they are told to stop, and items worked on by several of them.
+//! Work shared by a few threads that live as long as it does.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use crate::archive::Archive;
-use crate::error::{Error, ErrorKind, Result, lock};
-use crate::host::conn::Connection;
+use crate::error::{Error, Result};
 use crate::host::guard::guard;
 use crate::registry;
 
-/// Whether anybody still waits for a restore. Once set it stays set.
-#[derive(Default)]
-pub struct Stop {
-    is_set: AtomicBool,
-    waits: Mutex<Waits>,
-}
-
-/// What a restore may be waiting for.
-#[derive(Default)]
-struct Waits {
-    archive: Option<Arc<Archive>>,
-    connection: Option<Arc<Connection>>,
-}
-
-impl Stop {
-    /// An error once the restore is to stop.
-    pub fn check(&self) -> Result<()> {
-        if self.is_set.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Stopped, "interrupted"));
-        }
-        Ok(())
-    }
-
-    /// Makes the restore stop: whatever it waits for ends.
-    pub fn set(&self) {
-        self.is_set.store(true, Ordering::Release);
-        let waits = lock(&self.waits);
-        if let Some(archive) = &waits.archive {
-            archive.store().close();
-        }
-        if let Some(connection) = &waits.connection {
-            connection.interrupt();
-        }
-    }
-
-    /// From now on a stop closes the archive's store.
-    pub fn reads(&self, archive: &Arc<Archive>) -> Result<()> {
-        lock(&self.waits).archive = Some(Arc::clone(archive));
-        self.check()
-    }
-
-    /// A stop interrupts the connection, until it is taken away again.
-    pub fn runs(&self, connection: Option<&Arc<Connection>>) -> Result<()> {
-        lock(&self.waits).connection = connection.map(Arc::clone);
-        self.check()
-    }
-}
-
 /// Works on `jobs` on up to `threads` threads and hands the results to `take` in the jobs' order,
-/// no more than two for each thread being held. Ends at the first error in that order.
+/// no more than two for each thread being held. Ends at the first error in that order. `name` is
+/// the threads'.
 pub fn in_order<J, T>(
+    name: &'static str,
     threads: usize,
     jobs: Vec<J>,
     work: impl Fn(J) -> Result<T> + Send + Sync + 'static,
@@ -79,8 +30,8 @@ where
     let mut workers = Vec::new();
     for _ in 0..threads.min(total) {
         let (given, report, work) = (given.clone(), report.clone(), Arc::clone(&work));
-        let body = move || run(&given, &report, &*work);
-        workers.push(registry::spawn_worker("litestream-restore", body)?);
+        let body = move || run(name, &given, &report, &*work);
+        workers.push(registry::spawn_worker(name, body)?);
     }
     drop((given, report));
     let mut jobs = jobs.into_iter().enumerate();
@@ -106,12 +57,13 @@ where
 }
 
 fn run<J, T>(
+    name: &str,
     given: &Receiver<(usize, J)>,
     report: &Sender<(usize, Result<T>)>,
     work: &impl Fn(J) -> Result<T>,
 ) {
     for (at, job) in given {
-        let result = guard("restore", || work(job));
+        let result = guard(name, || work(job));
         if report.send((at, result)).is_err() {
             return;
         }
@@ -119,12 +71,13 @@ fn run<J, T>(
 }
 
 fn died() -> Error {
-    Error::bug("a thread of the restore ended early")
+    Error::bug("a thread ended early")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn results_come_in_order() {
@@ -133,13 +86,13 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(job * 7 % 5));
             Ok(job * 2)
         };
-        in_order(3, (0..50).collect(), work, |result| {
+        in_order("test", 3, (0..50).collect(), work, |result| {
             seen.push(result);
             Ok(())
         })
         .unwrap();
         assert_eq!(seen, (0..50).map(|job| job * 2).collect::<Vec<_>>());
-        in_order(3, Vec::<u64>::new(), Ok, |_: u64| Ok(())).unwrap();
+        in_order("test", 3, Vec::<u64>::new(), Ok, |_: u64| Ok(())).unwrap();
     }
 
     #[test]
@@ -150,12 +103,12 @@ mod tests {
             _ => Ok(job),
         };
         let mut last = None;
-        let result = in_order(4, (0..1000).collect(), work, |result| {
+        let result = in_order("test", 4, (0..1000).collect(), work, |result| {
             last = Some(result);
             Ok(())
         });
         assert_eq!((result.unwrap_err().to_string().as_str(), last), ("five", Some(4)));
-        let result = in_order(2, vec![7], work, |_| Ok(()));
+        let result = in_order("test", 2, vec![7], work, |_| Ok(()));
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Bug);
     }
 }
