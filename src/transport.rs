@@ -21,10 +21,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
-use ureq::tls::{Certificate, PemItem, parse_pem};
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::Agent;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, Transport,
 };
 
 use crate::error::{self, Context, Error, lock};
@@ -95,13 +96,59 @@ impl Link {
     }
 }
 
-/// Makes the connections of one link.
-#[derive(Debug)]
-pub struct Dialer {
-    /// Who may cut them.
-    pub link: Arc<Link>,
+/// How to speak to a server: nothing of it is taken from the process's environment.
+#[derive(Debug, Default)]
+pub struct Line {
     /// A Unix socket to connect to, whatever the URL's host is.
     pub socket: Option<PathBuf>,
+    /// The roots to trust instead of the public ones.
+    pub roots: Option<Roots>,
+    /// Bytes read at once, if not as many as ureq reads by itself.
+    pub buffer: Option<usize>,
+    /// How long an answer's head may take.
+    pub answer_max: Option<Duration>,
+    /// How long a request may take with all of its answer.
+    pub total_max: Option<Duration>,
+}
+
+impl Line {
+    /// What makes requests over connections that `link` cuts.
+    pub fn agent(self, link: &Arc<Link>) -> Agent {
+        let mut tls = TlsConfig::builder();
+        if let Some(roots) = self.roots {
+            tls = tls.root_certs(RootCerts::Specific(roots));
+        }
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .user_agent(concat!("litestream-extension/", env!("CARGO_PKG_VERSION")))
+            .max_idle_connections(1)
+            .timeout_resolve(Some(CONNECT_MAX))
+            .timeout_connect(Some(CONNECT_MAX))
+            .timeout_recv_response(self.answer_max)
+            .timeout_global(self.total_max)
+            .tls_config(tls.build());
+        if let Some(bytes) = self.buffer {
+            config = config.input_buffer_size(bytes);
+        }
+        let is_local = self.socket.is_some();
+        let dialer = Dialer { link: Arc::clone(link), socket: self.socket };
+        let connector = dialer.chain(RustlsConnector::default());
+        if is_local {
+            Agent::with_parts(config.build(), connector, NoResolver)
+        } else {
+            Agent::with_parts(config.build(), connector, DefaultResolver::default())
+        }
+    }
+}
+
+/// Makes the connections of one link.
+#[derive(Debug)]
+struct Dialer {
+    link: Arc<Link>,
+    socket: Option<PathBuf>,
 }
 
 impl Connector<()> for Dialer {
@@ -200,7 +247,7 @@ fn connect_tcp(address: SocketAddr, deadline: Instant, link: &Link) -> io::Resul
 
 /// Resolves nothing: a Unix socket needs no address.
 #[derive(Debug)]
-pub struct NoResolver;
+struct NoResolver;
 
 impl Resolver for NoResolver {
     fn resolve(

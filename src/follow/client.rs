@@ -7,17 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::config::Config;
-use ureq::tls::{RootCerts, TlsConfig};
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, BodyReader};
 
 use super::stream::{BUFFER_BYTES, Body, Manners, STALL_MAX, Stream};
 use super::url::{Resume, Upstream};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pos::Pos;
-use crate::transport::{CONNECT_MAX, Dialer, Link, NoResolver, Roots, read_roots};
+use crate::transport::{Line, Link, Roots, read_roots};
 use crate::wal::PageSize;
 
 /// The answer's headers may take this long: the upstream may have to begin a snapshot first.
@@ -96,32 +92,14 @@ impl Client {
     }
 
     fn agent(&self, link: &Arc<Link>, total: Option<Duration>) -> Agent {
-        let mut tls = TlsConfig::builder();
-        if let Some(roots) = &self.roots {
-            tls = tls.root_certs(RootCerts::Specific(Arc::clone(roots)));
-        }
-        let config: Config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None)
-            .user_agent(concat!("litestream-extension/", env!("CARGO_PKG_VERSION")))
-            .input_buffer_size(BUFFER_BYTES)
-            .max_idle_connections(1)
-            .timeout_resolve(Some(CONNECT_MAX))
-            .timeout_connect(Some(CONNECT_MAX))
-            .timeout_recv_response(Some(ANSWER_MAX))
-            .timeout_global(total)
-            .tls_config(tls.build())
-            .build();
-        let socket = self.upstream.socket().cloned();
-        let local = socket.is_some();
-        let connector = Dialer { link: Arc::clone(link), socket }.chain(RustlsConnector::default());
-        if local {
-            Agent::with_parts(config, connector, NoResolver)
-        } else {
-            Agent::with_parts(config, connector, DefaultResolver::default())
-        }
+        let line = Line {
+            socket: self.upstream.socket().cloned(),
+            roots: self.roots.clone(),
+            buffer: Some(BUFFER_BYTES),
+            answer_max: Some(ANSWER_MAX),
+            total_max: total,
+        };
+        line.agent(link)
     }
 }
 

@@ -6,15 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use ureq::config::Config;
-use ureq::tls::{RootCerts, TlsConfig};
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, BodyReader, http};
 
 use super::refusal::{Refusal, broken, stalled};
 use crate::error::{Error, ErrorKind, Result, lock};
-use crate::transport::{CONNECT_MAX, Dialer, Link, Roots};
+use crate::transport::{Line, Link, Roots};
 
 /// How long a server may stay silent in the middle of a call.
 pub const STALL_MAX: Duration = Duration::from_secs(20);
@@ -152,26 +148,9 @@ impl Http {
     }
 
     fn channel(&self, limit: Option<Duration>) -> Channel {
-        let mut tls = TlsConfig::builder();
-        if let Some(roots) = &self.roots {
-            tls = tls.root_certs(RootCerts::Specific(Arc::clone(roots)));
-        }
-        let config: Config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None)
-            .user_agent(concat!("litestream-extension/", env!("CARGO_PKG_VERSION")))
-            .max_idle_connections(1)
-            .timeout_resolve(Some(CONNECT_MAX))
-            .timeout_connect(Some(CONNECT_MAX))
-            .timeout_global(limit)
-            .tls_config(tls.build())
-            .build();
+        let line = Line { roots: self.roots.clone(), total_max: limit, ..Line::default() };
         let link = Link::new();
-        let dialer = Dialer { link: Arc::clone(&link), socket: None };
-        let connector = dialer.chain(RustlsConnector::default());
-        Channel { agent: Agent::with_parts(config, connector, DefaultResolver::default()), link }
+        Channel { agent: line.agent(&link), link }
     }
 }
 
