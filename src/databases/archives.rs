@@ -218,18 +218,16 @@ fn wait_all(
     Ok(missing)
 }
 
-fn captured(path: &Path) -> Result<(Arc<Database>, Arc<Capture>)> {
+/// A database this process captures, or the error of whoever needs one.
+pub fn captured(path: &Path) -> Result<(Arc<Database>, Arc<Capture>)> {
     let found = find(path).and_then(|database| {
         let capture = database.capture()?;
         Some((database, capture))
     });
-    found.ok_or_else(|| not_captured(path))
-}
-
-/// The error of whoever needs a captured database.
-fn not_captured(path: &Path) -> Error {
-    let why = format!("{} is not served or archived by this process", path.display());
-    Error::new(ErrorKind::Refused, why)
+    found.ok_or_else(|| {
+        let why = format!("{} is not served or archived by this process", path.display());
+        Error::new(ErrorKind::Refused, why)
+    })
 }
 
 /// Every archive of every database here.

@@ -25,7 +25,7 @@ use crate::registry::{self, Level};
 use crate::serve::{self, ServeOptions, Served};
 use address::Address;
 use archives::Archives;
-pub use archives::{ReplicateRequest, archives, replicate, snapshot, sync};
+pub use archives::{ReplicateRequest, archives, captured, replicate, snapshot, sync};
 use numbers::Numbers;
 
 static DATABASES: Mutex<BTreeMap<PathBuf, Arc<Database>>> = Mutex::new(BTreeMap::new());

@@ -25,11 +25,7 @@ const FOLLOWERS_MAX: i64 = 1_000_000;
 
 fn capture(caller: &Caller) -> Result<Arc<Capture>> {
     registry::check_fork()?;
-    let path = main_path(caller)?;
-    databases::find(&path).and_then(|database| database.capture()).ok_or_else(|| {
-        let why = format!("{} is not served or archived by this process", path.display());
-        Error::new(ErrorKind::Refused, why)
-    })
+    databases::captured(&main_path(caller)?).map(|(_, capture)| capture)
 }
 
 pub(super) fn pos(caller: &Caller, _: &Args) -> Result<Answer> {
