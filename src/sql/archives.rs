@@ -121,16 +121,31 @@ impl<T> Rows for Listed<T> {
     }
 }
 
-fn snapshots(caller: &Caller, given: &[Given]) -> Found {
+/// What is wanted of the log (`local`) and of archives (`held`).
+fn listed<T: 'static>(
+    caller: &Caller,
+    given: &[Given],
+    local: impl Fn(&Log) -> Vec<T>,
+    held: impl Fn(&[Listing]) -> Vec<T>,
+    row: fn(&T) -> Vec<Answer>,
+    columns: usize,
+) -> Found {
     let wanted = Wanted::of(given)?;
     let mut items = Vec::new();
     if let Some(log) = wanted.log(caller)? {
-        items.extend(log.snapshots().into_iter().map(|info| (Arc::from(LOCAL), info)));
+        items.extend(local(&log).into_iter().map(|item| (Arc::from(LOCAL), item)));
     }
     for (url, listings) in wanted.list(caller)? {
-        let found = listings.iter().flat_map(|listing| &listing.snapshots);
-        items.extend(found.map(|snapshot| (Arc::clone(&url), snapshot.info)));
+        items.extend(held(&listings).into_iter().map(|item| (Arc::clone(&url), item)));
     }
+    Ok(Box::new(Listed { items, row, archive: wanted.archive_url(), columns }))
+}
+
+fn snapshots(caller: &Caller, given: &[Given]) -> Found {
+    let held = |listings: &[Listing]| {
+        let found = listings.iter().flat_map(|listing| &listing.snapshots);
+        found.map(|snapshot| snapshot.info).collect()
+    };
     let row = |info: &SnapshotInfo| {
         vec![
             info.generation.to_string().into(),
@@ -140,19 +155,14 @@ fn snapshots(caller: &Caller, given: &[Given]) -> Found {
             info.pos().to_string().into(),
         ]
     };
-    Ok(Box::new(Listed { items, row, archive: wanted.archive_url(), columns: 6 }))
+    listed(caller, given, |log| log.snapshots(), held, row, 6)
 }
 
 fn wal_segments(caller: &Caller, given: &[Given]) -> Found {
-    let wanted = Wanted::of(given)?;
-    let mut items = Vec::new();
-    if let Some(log) = wanted.log(caller)? {
-        items.extend(log.segments().into_iter().map(|info| (Arc::from(LOCAL), info)));
-    }
-    for (url, listings) in wanted.list(caller)? {
+    let held = |listings: &[Listing]| {
         let found = listings.iter().flat_map(|listing| &listing.segments);
-        items.extend(found.map(|segment| (Arc::clone(&url), segment.info)));
-    }
+        found.map(|segment| segment.info).collect()
+    };
     let row = |info: &WalSegmentInfo| {
         vec![
             info.generation.to_string().into(),
@@ -163,19 +173,10 @@ fn wal_segments(caller: &Caller, given: &[Given]) -> Found {
             info.pos().to_string().into(),
         ]
     };
-    Ok(Box::new(Listed { items, row, archive: wanted.archive_url(), columns: 7 }))
+    listed(caller, given, |log| log.segments(), held, row, 7)
 }
 
 fn generations(caller: &Caller, given: &[Given]) -> Found {
-    let wanted = Wanted::of(given)?;
-    let mut items = Vec::new();
-    if let Some(log) = wanted.log(caller)? {
-        items.extend(Summary::of_log(&log).map(|summary| (Arc::from(LOCAL), summary)));
-    }
-    for (url, listings) in wanted.list(caller)? {
-        let found = summaries(&listings).into_iter();
-        items.extend(found.map(|summary| (Arc::clone(&url), summary)));
-    }
     let row = |summary: &Summary| {
         vec![
             summary.generation.to_string().into(),
@@ -187,7 +188,8 @@ fn generations(caller: &Caller, given: &[Given]) -> Found {
             integer(summary.size),
         ]
     };
-    Ok(Box::new(Listed { items, row, archive: wanted.archive_url(), columns: 8 }))
+    let local = |log: &Log| Summary::of_log(log).into_iter().collect();
+    listed(caller, given, local, summaries, row, 8)
 }
 
 /// A generation, as the table shows it.
