@@ -48,6 +48,8 @@ SELECT litestream_serve(':9090', 'token=x');
 SELECT litestream_serve(':9090', '["token"]');
 SELECT litestream_serve(':9090', '{"tokn": "x"}');
 SELECT litestream_serve(':9090', '{"token": 1}');
+SELECT litestream_serve(':9090', '{"tls_cert": "cert.pem"}');
+SELECT litestream_serve(':9090', '{"tls_key": "key.pem"}');
 SELECT litestream_serve(':9090', '{"token": "a b"}');
 SELECT litestream_serve(':9090', '{"token": "a", "token": "b"}');
 SELECT litestream_serve(':9090', '{"allow_anonymous": "yes"}');

@@ -18,7 +18,7 @@ use crate::capture::Capture;
 use crate::error::{Error, ErrorKind, Result, lock};
 use crate::log::layout;
 use crate::registry::{self, Level};
-use crate::serve::{self, Attachment, ServeOptions, Served};
+use crate::serve::{self, Attachment, ServeOptions, Served, TlsFiles};
 
 /// Between two tries to open an address after taking over.
 const RETRY: Duration = Duration::from_millis(100);
@@ -53,6 +53,8 @@ impl Address {
         });
         let mut watcher = None;
         if capture.is_standby() {
+            // The call that made the mistake is the one to hear of it.
+            options.tls.as_ref().map_or(Ok(()), TlsFiles::check)?;
             let url = written_url(capture.path());
             *lock(&inner.url) = url.unwrap_or_else(|| addr.to_owned());
             let (inner, capture) = (Arc::clone(&inner), Arc::clone(capture));
@@ -76,6 +78,11 @@ impl Address {
     /// The URL followers use.
     pub fn url(&self) -> String {
         lock(&self.inner.url).clone()
+    }
+
+    /// What is wrong with its server, though it serves.
+    pub fn error(&self) -> Option<String> {
+        lock(&self.inner.attachment).as_ref().and_then(Attachment::error)
     }
 
     /// True once: for the call that opened it.

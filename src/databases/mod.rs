@@ -308,6 +308,11 @@ impl Database {
         lock(&self.work).addresses.iter().map(|address| address.url()).collect()
     }
 
+    /// What is wrong with a server it is served by.
+    pub fn server_error(&self) -> Option<String> {
+        lock(&self.work).addresses.iter().find_map(|address| address.error())
+    }
+
     /// What its followers see.
     pub fn served_here(&self) -> Option<Arc<Served>> {
         lock(&self.work).served.clone()

@@ -129,6 +129,11 @@ impl Address {
         wanted.iter().all(|address| address.port() != 0 && bound.contains(address))
     }
 
+    /// Whether it is a socket file.
+    pub(crate) fn is_unix(&self) -> bool {
+        matches!(self.place, Place::Unix(_))
+    }
+
     /// Binds it. `protected`: without a host, listen to this machine only.
     pub(crate) fn bind(&self, protected: bool) -> Result<Bound> {
         self.try_bind(protected).map_err(|error| {
@@ -176,6 +181,16 @@ impl Address {
                 bound(listeners?, name)
             }
         }
+    }
+}
+
+impl Bound {
+    /// The same where TLS is spoken.
+    pub(crate) fn encrypted(mut self) -> Self {
+        if let Some(rest) = self.url.strip_prefix("http://") {
+            self.url = format!("https://{rest}");
+        }
+        self
     }
 }
 

@@ -11,16 +11,16 @@
 
 use std::io::{self, IoSlice, Write};
 
-use super::socket::Socket;
+use super::channel::Channel;
 
 /// Pieces are gathered up to this many bytes.
 const GATHER_BYTES: usize = 64 << 10;
 /// A piece from this many bytes on is sent from where it is.
 const LARGE_BYTES: usize = 16 << 10;
 
-/// Writes chunks to a blocking socket.
+/// Writes chunks to a blocking channel.
 pub(crate) struct Sink<'a> {
-    socket: &'a Socket,
+    channel: &'a mut Channel,
     chunked: bool,
     gathered: Vec<u8>,
     sent: u64,
@@ -28,8 +28,8 @@ pub(crate) struct Sink<'a> {
 
 impl<'a> Sink<'a> {
     /// A body that is `chunked`, or not.
-    pub(crate) fn new(socket: &'a Socket, chunked: bool) -> Self {
-        Sink { socket, chunked, gathered: Vec::with_capacity(GATHER_BYTES), sent: 0 }
+    pub(crate) fn new(channel: &'a mut Channel, chunked: bool) -> Self {
+        Sink { channel, chunked, gathered: Vec::with_capacity(GATHER_BYTES), sent: 0 }
     }
 
     /// Sends bytes outside the body.
@@ -63,6 +63,11 @@ impl<'a> Sink<'a> {
         Ok(())
     }
 
+    /// Whether the peer has gone; see [`Channel::has_left`].
+    pub(crate) fn has_left(&mut self) -> bool {
+        self.channel.has_left()
+    }
+
     /// Bytes sent since the last call.
     pub(crate) fn take_sent(&mut self) -> u64 {
         std::mem::take(&mut self.sent)
@@ -71,7 +76,7 @@ impl<'a> Sink<'a> {
     fn send_gathered(&mut self, more: &[u8]) -> io::Result<()> {
         let (mut first, mut second) = (self.gathered.as_slice(), more);
         while !first.is_empty() || !second.is_empty() {
-            let n = match self.socket.send(&[IoSlice::new(first), IoSlice::new(second)]) {
+            let n = match self.channel.send(&[IoSlice::new(first), IoSlice::new(second)]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

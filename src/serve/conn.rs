@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
+use super::channel::{Channel, NOT_TLS};
 use super::head::{BODY_BYTES_MAX, HEAD_BYTES_MAX, Head, read_head};
 use super::hub::{Hub, Outcome, Ticket};
 use super::limits::Limits;
 use super::reply::Reply;
 use super::routes::StreamRequest;
-use super::socket::{Peer, Socket, is_transient, send};
+use super::socket::{Peer, is_transient, send};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 16 << 10;
@@ -37,7 +38,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// A client's connection.
 pub(crate) struct Conn {
     id: u64,
-    socket: Socket,
+    channel: Channel,
     peer: Peer,
     state: State,
     deadline: Instant,
@@ -76,9 +77,9 @@ pub(crate) enum Next {
 }
 
 impl Conn {
-    pub(crate) fn new(id: u64, socket: Socket, peer: Peer, deadline: Instant) -> Self {
+    pub(crate) fn new(id: u64, channel: Channel, peer: Peer, deadline: Instant) -> Self {
         let (inbox, head) = (Vec::new(), None);
-        Conn { id, socket, peer, state: State::Reading, deadline, inbox, head }
+        Conn { id, channel, peer, state: State::Reading, deadline, inbox, head }
     }
 
     /// When it must have got on, at the latest.
@@ -99,8 +100,10 @@ impl Conn {
     /// What it waits for.
     pub(crate) fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.state {
-            State::Reading | State::Draining { .. } => Some((self.socket.as_fd(), PollFlags::IN)),
-            State::Answering { .. } => Some((self.socket.as_fd(), PollFlags::OUT)),
+            State::Reading | State::Draining { .. } => {
+                Some((self.channel.as_fd(), self.channel.interest()))
+            }
+            State::Answering { .. } => Some((self.channel.as_fd(), PollFlags::OUT)),
             State::Asking(asking) => {
                 let unsent = asking.sent < asking.request.len();
                 let flags = if unsent { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
@@ -109,19 +112,24 @@ impl Conn {
         }
     }
 
-    /// The socket, for a stream.
-    pub(crate) fn into_socket(self) -> (Socket, Peer) {
-        (self.socket, self.peer)
+    /// What a stream goes over.
+    pub(crate) fn into_channel(self) -> (Channel, Peer) {
+        (self.channel, self.peer)
     }
 
     /// Gets on as far as it can.
     pub(crate) fn step(&mut self, hub: &Hub, limits: &Limits, now: Instant) -> Next {
-        match &self.state {
+        let mut next = match &self.state {
             State::Reading => self.read(hub, limits, now),
             State::Asking(_) => self.ask(hub, limits, now),
             State::Answering { .. } => self.write(hub, limits, now),
             State::Draining { .. } => self.drain(),
+        };
+        // What TLS has decrypted already is in no socket that could be polled.
+        while matches!(next, Next::Stay) && self.is_reading() && self.channel.has_unread() {
+            next = self.read(hub, limits, now);
         }
+        next
     }
 
     /// Its deadline has passed.
@@ -135,13 +143,16 @@ impl Conn {
                 drop(hub.collect(self.id));
                 self.refuse(&Reply::text(504, "No answer in time"), hub, limits, now)
             }
-            _ => Next::Close,
+            _ => {
+                self.channel.finish(Shutdown::Both);
+                Next::Close
+            }
         }
     }
 
     fn read(&mut self, hub: &Hub, limits: &Limits, now: Instant) -> Next {
         let mut buffer = [0u8; READ_BYTES];
-        match self.socket.receive(&mut buffer) {
+        match self.channel.receive(&mut buffer) {
             Ok(0) => return Next::Close,
             Ok(n) => {
                 if self.inbox.is_empty() {
@@ -150,6 +161,10 @@ impl Conn {
                 self.inbox.extend_from_slice(buffer.get(..n).unwrap_or_default());
             }
             Err(error) if is_transient(&error) => return Next::Stay,
+            Err(error) if error.kind() == NOT_TLS => {
+                let text = "This server speaks HTTPS only: use https://";
+                return self.refuse(&Reply::text(400, text), hub, limits, now);
+            }
             Err(_) => return Next::Close,
         }
         debug_assert!(self.inbox.len() <= HEAD_BYTES_MAX + BODY_BYTES_MAX + READ_BYTES);
@@ -164,7 +179,8 @@ impl Conn {
                 Ok(Some((head, len))) => {
                     if head.expects_continue && self.inbox.len() < len + head.body_len {
                         // A client that does not get it sends the body after a while anyway.
-                        let _ = self.socket.send(&[IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n")]);
+                        let _ =
+                            self.channel.send(&[IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n")]);
                     }
                     self.deadline = now + limits.head;
                     self.head = Some((head, len));
@@ -250,14 +266,19 @@ impl Conn {
     fn write(&mut self, hub: &Hub, limits: &Limits, now: Instant) -> Next {
         let State::Answering { out, sent, close } = &mut self.state else { return Next::Stay };
         while let Some(rest) = out.get(*sent..).filter(|rest| !rest.is_empty()) {
-            match self.socket.send(&[IoSlice::new(rest)]) {
+            match self.channel.send(&[IoSlice::new(rest)]) {
                 Ok(n) => *sent += n,
                 Err(error) if is_transient(&error) => return Next::Stay,
                 Err(_) => return Next::Close,
             }
         }
+        match self.channel.flush() {
+            Err(error) if is_transient(&error) => return Next::Stay,
+            Err(_) => return Next::Close,
+            Ok(()) => {}
+        }
         if *close {
-            self.socket.shutdown(Shutdown::Write);
+            self.channel.finish(Shutdown::Write);
             self.inbox.clear();
             self.deadline = now + DRAIN;
             self.state = State::Draining { left: DRAIN_BYTES };
@@ -277,7 +298,7 @@ impl Conn {
         let State::Draining { left } = &mut self.state else { return Next::Stay };
         let mut waste = [0u8; READ_BYTES];
         loop {
-            match self.socket.receive(&mut waste) {
+            match self.channel.receive(&mut waste) {
                 Ok(0) => return Next::Close,
                 Ok(n) if n >= *left => return Next::Close,
                 Ok(n) => *left -= n,

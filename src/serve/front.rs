@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Shared;
 use super::address::Listener;
+use super::channel::Channel;
 use super::conn::{Conn, Next};
 use super::reply::Reply;
 use super::socket::{Peer, Socket, is_out_of_resources, is_transient};
@@ -135,8 +136,8 @@ impl Front {
             Next::Stay => self.conns.push(conn),
             Next::Close => {}
             Next::Stream(request) => {
-                let (socket, peer) = conn.into_socket();
-                self.shared.begin_stream(socket, peer, request);
+                let (channel, peer) = conn.into_channel();
+                self.shared.begin_stream(channel, peer, request);
             }
         }
     }
@@ -178,11 +179,22 @@ impl Front {
             let silent = self.conns.iter().enumerate().filter(|(_, conn)| conn.is_reading());
             match silent.min_by_key(|(_, conn)| conn.deadline()).map(|(at, _)| at) {
                 Some(at) => drop(self.conns.remove(at)),
+                None if self.shared.tls.is_some() => return,
                 None => return turn_away(&socket),
             }
         }
         self.made += 1;
-        self.conns.push(Conn::new(self.made, socket, peer, now + limits.head));
+        let session = self.shared.tls.as_ref().map(|identity| identity.begin(now)).transpose();
+        match session {
+            Ok(session) => {
+                let channel = Channel::new(socket, session);
+                self.conns.push(Conn::new(self.made, channel, peer, now + limits.head));
+            }
+            Err(error) => {
+                let text = format!("cannot begin a TLS session: {error}");
+                registry::log(Level::Error, Path::new(""), &text);
+            }
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 //! | `address`  | what to listen on                                         |                 |
 //! | `front`    | the accept thread; connections that are not streams       | `conn`          |
 //! | `conn`     | one such connection                                       | `hub`, `head`   |
+//! | `channel`  | its bytes, plain or through TLS                           | `socket`        |
+//! | `tls`      | the certificate, read again when it changes               |                 |
 //! | `hub`      | tiny_http behind a private socket, the router's thread    | `routes`        |
 //! | `routes`   | which request gets which answer                           | `query`         |
 //! | `sessions` | the streams there are                                     | `session`       |
@@ -16,6 +18,7 @@
 //! one is bound.
 
 mod address;
+mod channel;
 mod chunk;
 mod conn;
 mod front;
@@ -30,6 +33,7 @@ mod served;
 mod session;
 mod sessions;
 mod socket;
+mod tls;
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -39,6 +43,7 @@ use std::time::{Duration, Instant};
 
 pub use metrics::{Metric, MetricKind, count};
 pub use served::{FollowerRow, Report, Served};
+pub use tls::TlsFiles;
 
 use crate::error::{Context, Error, ErrorKind, Result, lock};
 use crate::registry::{self, Level};
@@ -47,6 +52,7 @@ use front::Front;
 use hub::Hub;
 use limits::Limits;
 use sessions::Sessions;
+use tls::Identity;
 
 /// How long a stop waits for threads.
 const STOP: Duration = Duration::from_secs(5);
@@ -65,12 +71,15 @@ pub struct ServeOptions {
     pub token: Option<String>,
     /// Answer everybody, with no token.
     pub allow_anonymous: bool,
+    /// Speak HTTPS.
+    pub tls: Option<TlsFiles>,
 }
 
 /// What all threads of one server share.
 pub(crate) struct Shared {
     token: Option<String>,
     allow_anonymous: bool,
+    tls: Option<Identity>,
     limits: Limits,
     databases: Mutex<Vec<Arc<Served>>>,
     hub: Hub,
@@ -106,6 +115,11 @@ pub struct Attachment {
 /// Serves a database at an address, on the server that is already there if there is one.
 pub fn attach(addr: &str, options: ServeOptions, served: Arc<Served>) -> Result<Attachment> {
     let address = Address::parse(addr)?;
+    if options.tls.is_some() && address.is_unix() {
+        let why = "options \"tls_cert\" and \"tls_key\" are for TCP; who may open the socket file \
+                   is a matter of its folder's mode";
+        return Err(Error::new(ErrorKind::Usage, why));
+    }
     let token = token(options.token)?;
     let protected = token.is_none() && !options.allow_anonymous;
     let mut servers = lock(&SERVERS);
@@ -117,12 +131,16 @@ pub fn attach(addr: &str, options: ServeOptions, served: Arc<Served>) -> Result<
     let server = match found {
         Some(server) => {
             let shared = &server.shared;
-            if shared.token != token || shared.allow_anonymous != options.allow_anonymous {
+            let files = shared.tls.as_ref().map(Identity::files);
+            if shared.token != token
+                || shared.allow_anonymous != options.allow_anonymous
+                || files != options.tls.as_ref()
+            {
                 return Err(Error::new(
                     ErrorKind::Usage,
                     format!(
                         "cannot listen on {}: this process serves another database there with \
-                         another token or another allow_anonymous; give both the same",
+                         another token, allow_anonymous or certificate; give both the same",
                         address.key()
                     ),
                 ));
@@ -130,9 +148,12 @@ pub fn attach(addr: &str, options: ServeOptions, served: Arc<Served>) -> Result<
             server
         }
         None => {
+            // Before the port is taken: a standby tries again while it is.
+            let tls = options.tls.as_ref().map(Identity::load).transpose()?;
             let bound = address.bind(protected)?;
+            let bound = if tls.is_some() { bound.encrypted() } else { bound };
             let limits = Limits::default();
-            let shared = Shared::new(token, options.allow_anonymous, limits);
+            let shared = Shared::new(token, options.allow_anonymous, tls, limits);
             let server = Arc::new(Server::start(address.key(), bound, shared)?);
             servers.push(Arc::clone(&server));
             if protected {
@@ -193,10 +214,16 @@ pub fn token(option: Option<String>) -> Result<Option<String>> {
 }
 
 impl Shared {
-    fn new(token: Option<String>, allow_anonymous: bool, limits: Limits) -> Arc<Self> {
+    fn new(
+        token: Option<String>,
+        allow_anonymous: bool,
+        tls: Option<Identity>,
+        limits: Limits,
+    ) -> Arc<Self> {
         Arc::new(Shared {
             token,
             allow_anonymous,
+            tls,
             limits,
             databases: Mutex::default(),
             hub: Hub::default(),
@@ -281,6 +308,11 @@ impl Attachment {
     /// The URL, with the port really bound.
     pub fn url(&self) -> &str {
         &self.server.url
+    }
+
+    /// What is wrong with the server, though it serves.
+    pub fn error(&self) -> Option<String> {
+        self.server.shared.tls.as_ref().and_then(Identity::error)
     }
 
     /// The database.

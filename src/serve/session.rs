@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::channel::Channel;
 use super::chunk::Sink;
 use super::reply::{Reply, http_date, push_header, status_line};
 use super::routes::StreamRequest;
 use super::served::{Follower, Served};
-use super::socket::{Peer, Socket};
+use super::socket::Peer;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::log::{Item, Large, Segment, Snapshot, Subscription};
 use crate::lz4;
@@ -34,7 +35,7 @@ const COPY_BYTES: usize = 256 << 10;
 
 /// A stream that is about to begin.
 pub(crate) struct Session {
-    pub(crate) socket: Arc<Socket>,
+    pub(crate) channel: Channel,
     pub(crate) peer: Peer,
     pub(crate) request: StreamRequest,
     pub(crate) stopping: Arc<AtomicBool>,
@@ -55,23 +56,26 @@ impl Session {
         }
     }
 
-    fn serve(self) -> Result<()> {
-        let request = &self.request;
-        self.socket.make_blocking(self.stall).context(|| "cannot prepare the socket".into())?;
-        let log = request.served.log();
-        let opened = log.subscribe(&request.start, !request.features.split);
+    fn serve(mut self) -> Result<()> {
+        self.channel.make_blocking(self.stall).context(|| "cannot prepare the socket".into())?;
+        let log = self.request.served.log();
+        let opened = log.subscribe(&self.request.start, !self.request.features.split);
         let (subscription, page_size) =
             match opened.and_then(|opened| Ok((opened, log.page_size()?))) {
                 Ok(opened) => opened,
                 Err(error) => return self.turn_away(error),
             };
+        let head = {
+            let start = if subscription.begins_with_snapshot() { "snapshot" } else { "resume" };
+            self.head(page_size.get(), start)
+        };
+        let request = &self.request;
         let follower = Follower::new(request.follower.clone(), self.peer.to_string());
         follower.sent(subscription.position());
         // Before the head: who has seen that may acknowledge.
         let _membership = request.served.join(&follower);
-        let mut sink = Sink::new(&self.socket, request.chunked);
-        let start = if subscription.begins_with_snapshot() { "snapshot" } else { "resume" };
-        sink.head(&self.head(page_size.get(), start)).context(|| "cannot begin to send".into())?;
+        let mut sink = Sink::new(&mut self.channel, request.chunked);
+        sink.head(&head).context(|| "cannot begin to send".into())?;
         let mut stream = Stream {
             served: &request.served,
             follower: &follower,
@@ -82,20 +86,20 @@ impl Session {
             near: self.peer.is_local(),
             stall: self.stall,
         };
-        let outcome = stream.run(&self.socket, &self.stopping);
-        self.socket.shutdown(std::net::Shutdown::Both);
+        let outcome = stream.run(&self.stopping);
+        self.channel.finish(std::net::Shutdown::Both);
         outcome
     }
 
     /// The database cannot be served after all: an ordinary answer.
-    fn turn_away(&self, error: Error) -> Result<()> {
+    fn turn_away(&mut self, error: Error) -> Result<()> {
         let reply = if error.kind() == ErrorKind::NoGeneration {
             Reply::text(503, "No generation available").with("Retry-After", "1")
         } else {
             Reply::text(500, error.to_string())
         };
         let bytes = reply.encode(u8::from(self.request.chunked), false, true);
-        let mut sink = Sink::new(&self.socket, false);
+        let mut sink = Sink::new(&mut self.channel, false);
         sink.head(&bytes).context(|| "cannot answer".into())?;
         Err(error)
     }
@@ -150,7 +154,7 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    fn run(&mut self, socket: &Socket, stopping: &AtomicBool) -> Result<()> {
+    fn run(&mut self, stopping: &AtomicBool) -> Result<()> {
         // Right away: a follower learns how far the snapshot's WAL must be applied to be exact.
         let mut beat = Instant::now();
         let mut is_first = true;
@@ -170,14 +174,14 @@ impl Stream<'_> {
             }
             let item = self.subscription.next(wait)?;
             let sent = match &item {
-                Item::Idle if socket.has_left() => return Ok(()),
+                Item::Idle if self.sink.has_left() => return Ok(()),
                 Item::Idle => continue,
                 Item::Snapshot(snapshot) => self.send_snapshot(snapshot),
                 Item::Segment(segment) => self.send_segment(segment),
                 Item::Large(large) => self.send_large(large),
             };
             match sent {
-                Err(error) if stopping.load(Ordering::Acquire) || socket.has_left() => {
+                Err(error) if stopping.load(Ordering::Acquire) || self.sink.has_left() => {
                     drop(error); // the effect of a stop, or of a follower that went away
                     return Ok(());
                 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use super::channel::Channel;
 use super::reply::Reply;
 use super::routes::StreamRequest;
 use super::served::Served;
@@ -75,11 +76,11 @@ impl Shared {
     /// Gives a stream its thread.
     pub(crate) fn begin_stream(
         self: &Arc<Self>,
-        socket: Socket,
+        channel: Channel,
         peer: Peer,
         request: StreamRequest,
     ) {
-        let socket = Arc::new(socket);
+        let (socket, is_plain) = (Arc::clone(channel.socket()), channel.is_plain());
         let stopping = Arc::new(AtomicBool::new(false));
         let served = Arc::clone(&request.served);
         {
@@ -95,7 +96,7 @@ impl Shared {
         }
         let place = Place { shared: Arc::clone(self), socket: Arc::clone(&socket) };
         let stall = self.limits.stall;
-        let session = Session { socket: Arc::clone(&socket), peer, request, stopping, stall };
+        let session = Session { channel, peer, request, stopping, stall };
         let spawned = registry::spawn_worker("litestream-send", move || {
             let place = place;
             session.run();
@@ -103,7 +104,9 @@ impl Shared {
         });
         if let Err(error) = spawned {
             let reply = Reply::text(503, "Out of threads").with("Retry-After", "1");
-            let _ = socket.send(&[std::io::IoSlice::new(&reply.encode(1, false, true))]);
+            if is_plain {
+                let _ = socket.send(&[std::io::IoSlice::new(&reply.encode(1, false, true))]);
+            }
             registry::log(Level::Warn, served.path(), &format!("follower {peer}: {error}"));
         }
     }

@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::{SockRef, TcpKeepalive};
 
@@ -95,6 +94,14 @@ impl Socket {
         }
     }
 
+    /// Takes that back.
+    pub(crate) fn make_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => stream.set_nonblocking(true),
+            Socket::Unix(stream) => stream.set_nonblocking(true),
+        }
+    }
+
     /// Sends some of the bytes, and says how many.
     pub(crate) fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         send(self.as_fd(), parts)
@@ -115,25 +122,6 @@ impl Socket {
             Socket::Tcp(stream) => stream.shutdown(how),
             Socket::Unix(stream) => stream.shutdown(how),
         };
-    }
-
-    /// Whether the peer has closed its side, or the connection is broken. What it sent is thrown
-    /// away: nobody speaks on a stream but the server. Never blocks.
-    pub(crate) fn has_left(&self) -> bool {
-        let mut waste = [0u8; 1024];
-        for _ in 0..4 {
-            let mut polled = [PollFd::new(self, PollFlags::IN)];
-            match rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-                Ok(0) | Err(_) => return false,
-                Ok(_) => {}
-            }
-            match self.receive(&mut waste) {
-                Ok(0) => return true,
-                Ok(_) => {}
-                Err(error) => return !is_transient(&error),
-            }
-        }
-        false
     }
 }
 
@@ -183,17 +171,5 @@ mod tests {
         }
         assert!(Peer::Unix.is_local());
         assert_eq!(Peer::Unix.to_string(), "unix");
-    }
-
-    #[test]
-    fn a_peer_that_left_is_noticed() {
-        let (here, there) = UnixStream::pair().unwrap();
-        let here = Socket::unix(here).unwrap();
-        assert!(!here.has_left());
-        send(there.as_fd(), &[IoSlice::new(b"noise")]).unwrap();
-        assert!(!here.has_left());
-        drop(there);
-        assert!(here.has_left());
-        assert!(here.send(&[IoSlice::new(b"x")]).is_err());
     }
 }

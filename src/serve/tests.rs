@@ -21,6 +21,11 @@ struct Running {
 impl Running {
     /// With a snapshot of `bytes` bytes.
     fn new(name: &str, limits: Limits, bytes: usize) -> Self {
+        Self::over(name, limits, bytes, false)
+    }
+
+    /// The same, over TLS or not.
+    fn over(name: &str, limits: Limits, bytes: usize, tls: bool) -> Self {
         let folder = format!("litestream-front-{name}-{}", std::process::id());
         let folder = std::env::temp_dir().join(folder);
         std::fs::create_dir_all(&folder).unwrap();
@@ -35,7 +40,8 @@ impl Running {
         log.add_snapshot(writer).unwrap();
         log.adopt().unwrap();
         let served = Served::new(path, log, Box::new(()));
-        let shared = Shared::new(None, false, limits);
+        let tls = tls.then(|| identity(&folder));
+        let shared = Shared::new(None, false, tls, limits);
         shared.add(&served).unwrap();
         let bound = Address::parse("127.0.0.1:0").unwrap().bind(true).unwrap();
         let server = Arc::new(Server::start("test", bound, shared).unwrap());
@@ -67,6 +73,15 @@ impl Drop for Running {
         self.server.shared.sessions.end(&self.served, STOP);
         std::fs::remove_dir_all(&self.folder).unwrap();
     }
+}
+
+fn identity(folder: &std::path::Path) -> Identity {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let files = TlsFiles { cert: folder.join("cert.pem"), key: folder.join("key.pem") };
+    std::fs::write(&files.cert, params.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(&files.key, key.serialize_pem()).unwrap();
+    Identity::load(&files).unwrap()
 }
 
 fn read_all(stream: &mut TcpStream) -> String {
@@ -107,6 +122,31 @@ fn half_a_request_is_given_up() {
     }
     assert!(trickle.elapsed() < Duration::from_secs(4));
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+/// What comes before a TLS handshake is over is bounded as what comes before a request is.
+#[test]
+fn half_a_handshake_is_given_up() {
+    let limits = Limits { connections: 8, ..quick() };
+    let running = Running::over("handshake", limits, 512, true);
+    let start = Instant::now();
+    let alert = |answer: &str| answer.starts_with('\x15') && answer.len() < 10;
+    assert!(alert(&running.ask("")));
+    assert!(alert(&running.ask("\x16\x03\x01\x02")));
+    // A greeting of which a byte comes now and then.
+    let mut slow = running.connect();
+    slow.write_all(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03").unwrap();
+    let trickle = Instant::now();
+    while slow.write_all(b"x").is_ok() && trickle.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(trickle.elapsed() < Duration::from_secs(4));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    // Those who say nothing make room for those who do.
+    let silent: Vec<TcpStream> = (0..20).map(|_| running.connect()).collect();
+    let answer = running.ask("GET / HTTP/1.1\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    drop(silent);
 }
 
 #[test]

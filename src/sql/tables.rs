@@ -89,7 +89,7 @@ fn row_of(database: &Database) -> Option<Vec<Answer>> {
         let status = capture.status();
         role = "primary";
         state = status.0.as_str();
-        error = status.1;
+        error = status.1.or_else(|| database.server_error());
         pos = capture.log().position();
         page_size = capture.log().page_size().ok();
         upstream = None;

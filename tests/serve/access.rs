@@ -8,7 +8,7 @@ use crate::client::{ask, connect, get};
 use crate::fixture::{Primary, unique_address};
 
 fn with_token(token: &str) -> ServeOptions {
-    ServeOptions { token: Some(token.to_owned()), allow_anonymous: false }
+    ServeOptions { token: Some(token.to_owned()), ..ServeOptions::default() }
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn without_a_token_only_this_machine_is_answered() {
     assert!(text.contains("\"token\"") && text.contains("\"allow_anonymous\": true"), "{text}");
     assert_eq!(get(&format!("http://{address}:{port}"), "/healthz").0, 200);
     drop(attachment);
-    let options = ServeOptions { token: None, allow_anonymous: true };
+    let options = ServeOptions { allow_anonymous: true, ..ServeOptions::default() };
     let attachment = primary.serve(":0", options);
     let port = attachment.url().rsplit_once(':').unwrap().1;
     assert_eq!(get(&format!("http://{address}:{port}"), "/metrics").0, 200);

@@ -28,8 +28,7 @@ pub fn connect(url: &str) -> Client {
         Some(path) => Box::new(UnixStream::connect(path).unwrap()),
         None => Box::new(TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap()),
     };
-    socket.patience(Duration::from_secs(20));
-    Client { socket, buffer: Vec::new(), chunked: false }
+    Client::over(socket)
 }
 
 pub struct Client {
@@ -75,6 +74,11 @@ impl Record {
 }
 
 impl Client {
+    pub fn over(socket: Box<dyn Duplex>) -> Client {
+        socket.patience(Duration::from_secs(20));
+        Client { socket, buffer: Vec::new(), chunked: false }
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.socket.write_all(bytes.as_ref()).unwrap();
     }

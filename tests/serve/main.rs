@@ -2,9 +2,13 @@
 //! strangers misbehave.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "../common/certs.rs"]
+mod certs;
+
 mod access;
 mod answers;
 mod client;
 mod fixture;
 mod strangers;
 mod streams;
+mod tls;
