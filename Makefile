@@ -25,6 +25,12 @@ test-sql: setup  ## the scripts in sql/ through the real sqlite3 shell
 update-expected: setup  ## the same, and rewrite sql/*.expected with what the shell printed
 	UPDATE_EXPECTED=1 cargo test --locked --test sql_surface
 
+OLDEST := 3.35.4
+test-oldest: setup  ## the tests of replication with the oldest SQLite that may host the extension
+	scripts/with-sqlite $(OLDEST) cargo test --locked --no-fail-fast --test live_stream \
+		--test concurrency --test crash --test fault --test follow --test follow_archive \
+		--test guest --test hostile --test pages --test replicate --test restore
+
 soak: setup  ## the long form of every test; SEED=n repeats a run
 	SOAK=1 cargo test --locked --release -- --nocapture
 
@@ -54,4 +60,4 @@ clean:  ## remove what was built and what setup put in .venv/
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-.PHONY: build demo test check test-sql update-expected soak bench fmt lint doc setup install clean help
+.PHONY: build demo test check test-sql update-expected test-oldest soak bench fmt lint doc setup install clean help

@@ -157,13 +157,43 @@ pub fn python() -> &'static Path {
     })
 }
 
-/// A module with a SQLite of its own, and the folder it is imported from.
+/// A Python module and the folder of its SQLite: of the module itself, or, for `sqlite3`, of the
+/// shared library it is to run with.
 pub type Module = (&'static str, PathBuf);
 
-/// The Python modules with a SQLite of their own that the set-up (`make setup`) put under `.venv/`.
-/// At least three versions, or the test fails: a missing one is not a reason to check less.
+/// What the set-up (`make setup`) puts under `.venv/`.
+fn prepared() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv")
+}
+
+/// The SQLite of this version as a shared library, from `scripts/setup`.
+pub fn sqlite_of(version: &str) -> Module {
+    let folder = prepared().join(format!("sqlite-{version}"));
+    assert!(folder.join("libsqlite3.so.0").exists(), "{} is missing: make setup", folder.display());
+    ("sqlite3", folder)
+}
+
+/// The oldest SQLite that may host the extension.
+pub fn oldest() -> Module {
+    sqlite_of("3.35.4")
+}
+
+/// The newest SQLite there is.
+pub fn newest() -> Module {
+    let number = |(_, path): &Module| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let version = name.split('-').next_back().unwrap();
+        version.split('.').map_while(|part| part.parse::<u32>().ok()).collect::<Vec<_>>()
+    };
+    let all = other_versions().into_iter().filter(|(module, _)| *module == "apsw");
+    all.max_by_key(number).unwrap()
+}
+
+/// The versions of SQLite besides the system's: the oldest, and the Python modules that have one of
+/// their own. At least three of these, or the test fails: a missing one is not a reason to check
+/// less.
 pub fn other_versions() -> Vec<Module> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv");
+    let root = prepared();
     let mut found: Vec<Module> = std::fs::read_dir(&root)
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>())
         .unwrap_or_default()
@@ -173,6 +203,7 @@ pub fn other_versions() -> Vec<Module> {
             Some((module, path))
         })
         .collect();
+    found.push(oldest());
     found.sort();
     let list = found.iter().filter(|(module, _)| *module == "apsw").count();
     assert!(

@@ -117,16 +117,19 @@ impl Host {
         Host::start("sqlite3", None, false)
     }
 
-    /// A Python module with a SQLite of its own.
+    /// Another SQLite than the system's.
     pub fn of(module: &Module, extension: bool) -> Host {
         Host::start(module.0, Some(&module.1), extension)
     }
 
     fn start(module: &str, folder: Option<&Path>, extension: bool) -> Host {
         let library = extension.then(library);
+        // The standard module has none of its own: it takes the shared library that is found first.
+        let (folder, shared) = if module == "sqlite3" { (None, folder) } else { (folder, None) };
         let setting = json!({"module": module, "folder": folder, "extension": library});
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/py/host.py");
         let mut child = Command::new(python())
+            .envs(shared.map(|folder| ("LD_LIBRARY_PATH", folder)))
             .arg("-B")
             .arg(script)
             .arg(setting.to_string())
@@ -159,6 +162,8 @@ impl Host {
         let hello = Pending { what: format!("start of {module}"), receiver: started };
         let rows = hello.outcome(DEADLINE).unwrap();
         host.version = rows[0][0].as_str().unwrap().to_owned();
+        let asked = shared.map(|folder| folder.display().to_string()).unwrap_or_default();
+        assert!(asked.ends_with(&host.version) || asked.is_empty(), "{asked}: {}", host.version);
         host
     }
 
