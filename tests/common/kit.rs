@@ -1,43 +1,15 @@
-//! Small things every end-to-end test needs: a folder, a deadline, a seed, a free port, the tools.
+//! Small things every end-to-end test needs: a deadline, a seed, a free port, the tools.
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Nothing that is expected to happen takes longer, on a machine busy with other tests.
 pub const DEADLINE: Duration = Duration::from_secs(60);
-
-/// A directory of one test's own, removed at its end. A failed test leaves it for a look.
-pub struct Folder(PathBuf);
-
-impl Folder {
-    pub fn new(test: &str) -> Folder {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("litestream-{test}-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("left behind: {}", self.0.display());
-        } else {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-}
 
 /// Asks until there is an answer, or fails the test after [`DEADLINE`].
 pub fn until<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {

@@ -9,6 +9,7 @@
 #![allow(clippy::cast_possible_truncation, missing_docs)]
 
 mod archive;
+mod folder;
 mod kit;
 mod scenario;
 pub mod servers;
@@ -16,6 +17,7 @@ mod shell;
 
 #[allow(unused_imports, reason = "not every test program archives")]
 pub use archive::*;
+pub use folder::Folder;
 pub use kit::*;
 #[allow(unused_imports, reason = "each test program uses its own part of this")]
 pub use scenario::*;

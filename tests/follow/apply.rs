@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use litestream::host::file::Door;
 
-use super::support::{Folder, catch_up, dump, follow, open, pages};
+use super::folder::Folder;
+use super::scene::MODERN;
+use super::support::{catch_up, dump, follow, open, pages};
 use super::upstream::{Manners, Primary, Upstream};
-
-const MODERN: Manners = Manners { modern: true, split_frames: 0 };
 
 const BANK: &str = "CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER);
     CREATE TABLE log(n INTEGER PRIMARY KEY, pad BLOB);
@@ -94,7 +94,7 @@ fn work(primary: &mut Primary, n: u32) {
 }
 
 fn follow_a_bank(page_size: u32, manners: Manners) {
-    let folder = Folder::new("bank");
+    let folder = Folder::new("follow-bank");
     let mut primary = Primary::new(&folder.file("primary.db"), page_size, BANK);
     for n in 1..60 {
         work(&mut primary, n);
@@ -156,7 +156,7 @@ fn readers_see_whole_transactions_that_come_in_pieces() {
 
 #[test]
 fn a_transaction_larger_than_memory_is_shown_whole() {
-    let folder = Folder::new("large");
+    let folder = Folder::new("follow-large");
     let mut primary = Primary::new(&folder.file("primary.db"), 4096, BANK);
     let manners = Manners { modern: true, split_frames: 500 };
     let upstream = Upstream::serve(primary.history.clone(), manners);
@@ -180,7 +180,7 @@ fn a_transaction_larger_than_memory_is_shown_whole() {
 
 #[test]
 fn others_find_it_locked_until_the_first_snapshot_is_whole() {
-    let folder = Folder::new("first");
+    let folder = Folder::new("follow-first");
     let primary = Primary::new(&folder.file("primary.db"), 4096, BANK);
     let path = folder.file("replica.db");
     // The application's own connection, opened before, on a file that is still empty.
@@ -215,7 +215,7 @@ fn made_by_recovery(path: &Path) -> Vec<Vec<u32>> {
 
 #[test]
 fn the_wal_index_is_what_recovery_would_make() {
-    let folder = Folder::new("index");
+    let folder = Folder::new("follow-index");
     let mut primary = Primary::new(&folder.file("primary.db"), 512, BANK);
     let manners = Manners { modern: true, split_frames: 300 };
     let upstream = Upstream::serve(primary.history.clone(), manners);

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::support::{Folder, catch_up, dump, follow, open, pages};
+use super::folder::Folder;
+use super::support::{catch_up, dump, follow, open, pages};
 use super::upstream::{Manners, Primary, Upstream};
 
 const PATH: &str = "TEST_FOLLOW_PATH";
@@ -35,7 +36,7 @@ fn start_child(path: &Path, url: &str) -> Child {
 }
 
 fn killed_again_and_again(kills: u64, with_reader: bool) {
-    let folder = Folder::new("kill");
+    let folder = Folder::new("follow-kill");
     let mut primary = Primary::new(&folder.file("primary.db"), 512, SCHEMA);
     let upstream =
         Upstream::serve(primary.history.clone(), Manners { modern: true, split_frames: 7 });
@@ -94,7 +95,7 @@ fn killed_while_others_read() {
 
 #[test]
 fn killed_in_its_first_snapshot() {
-    let folder = Folder::new("killfirst");
+    let folder = Folder::new("follow-killfirst");
     let schema = "CREATE TABLE t(x); INSERT INTO t VALUES (zeroblob(60000000))";
     let primary = Primary::new(&folder.file("primary.db"), 4096, schema);
     let manners = Manners { modern: true, split_frames: 0 };

@@ -3,7 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::support::{Folder, catch_up, follow, host, pages};
+use super::folder::Folder;
+use super::support::{catch_up, follow, host, pages};
 use super::upstream::replay;
 
 pub fn gunzip(name: &str) -> Vec<u8> {
@@ -17,7 +18,7 @@ pub fn gunzip(name: &str) -> Vec<u8> {
 #[test]
 fn a_recorded_ancestor_is_followed_to_its_end() {
     host();
-    let folder = Folder::new("golden");
+    let folder = Folder::new("follow-golden");
     let path = folder.file("replica.db");
     let url = replay(gunzip("stream.bin.gz"), 4096);
     let follower = follow(&path, &url);

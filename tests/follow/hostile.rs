@@ -6,16 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::folder::Folder;
 use super::golden::gunzip;
-use super::support::{Folder, catch_up, eventually, follow, host, open, pages};
-use super::upstream::{Manners, Primary, Upstream, replay_each};
+use super::scene::{MODERN, Scene, TABLE};
+use super::support::{catch_up, eventually, follow, host, open, pages};
+use super::upstream::{Primary, Upstream, replay_each};
 
 use litestream::follow::{self, FollowConfig};
 use litestream::host::file::Door;
 use litestream::record::{RecordType, StreamRecordHeader};
-
-const MODERN: Manners = Manners { modern: true, split_frames: 0 };
-const TABLE: &str = "CREATE TABLE t(x); INSERT INTO t VALUES (randomblob(20000))";
 
 /// A server that answers every request with these bytes and then does nothing more.
 fn answering(bytes: Vec<u8>) -> String {
@@ -39,7 +38,7 @@ fn answering(bytes: Vec<u8>) -> String {
 #[test]
 fn cut_anywhere_the_end_is_the_same() {
     host();
-    let folder = Folder::new("cut");
+    let folder = Folder::new("follow-cut");
     let path = folder.file("replica.db");
     let body = gunzip("stream.bin.gz");
     let whole = body.len();
@@ -58,7 +57,7 @@ fn cut_anywhere_the_end_is_the_same() {
 #[test]
 fn a_flipped_bit_in_a_segment_is_never_shown() {
     host();
-    let folder = Folder::new("flip");
+    let folder = Folder::new("follow-flip");
     let body = gunzip("stream.bin.gz");
     let mut segments = Vec::new();
     let mut at = 0;
@@ -104,7 +103,7 @@ fn a_flipped_bit_in_a_segment_is_never_shown() {
 #[test]
 fn nonsense_is_an_error_and_not_a_crash() {
     host();
-    let folder = Folder::new("nonsense");
+    let folder = Folder::new("follow-nonsense");
     let ok = "HTTP/1.1 200 OK\r\nLitestream-Page-Size: 4096\r\nTransfer-Encoding: chunked\r\n\r\n";
     let record = |kind: u32, flags: u32, size: u64, payload: &[u8]| {
         let mut bytes = Vec::new();
@@ -147,7 +146,7 @@ fn nonsense_is_an_error_and_not_a_crash() {
 
 #[test]
 fn a_silent_upstream_is_left() {
-    let folder = Folder::new("silent");
+    let folder = Folder::new("follow-silent");
     let primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
     let upstream = Upstream::serve(primary.history.clone(), MODERN);
     let follower = follow(&folder.file("replica.db"), &upstream.url);
@@ -164,7 +163,7 @@ fn a_silent_upstream_is_left() {
 #[test]
 fn it_stops_in_the_middle_of_a_stalled_snapshot() {
     host();
-    let folder = Folder::new("stall");
+    let folder = Folder::new("follow-stall");
     let path = folder.file("replica.db");
     let mut bytes = b"HTTP/1.1 200 OK\r\nLitestream-Page-Size: 4096\r\n\
         Transfer-Encoding: chunked\r\n\r\n1000\r\n"
@@ -185,13 +184,8 @@ fn it_stops_in_the_middle_of_a_stalled_snapshot() {
 
 #[test]
 fn a_damaged_wal_index_is_put_back() {
-    let folder = Folder::new("heal");
-    let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
-    primary.run("INSERT INTO t VALUES (1)");
-    let upstream = Upstream::serve(primary.history.clone(), MODERN);
-    let path = folder.file("replica.db");
-    let follower = follow(&path, &upstream.url);
-    catch_up(&follower);
+    let Scene { folder: _folder, primary: _primary, upstream: _upstream, path, follower } =
+        Scene::new("follow-heal", MODERN, "INSERT INTO t VALUES (1)");
     let reader = open(&path);
     let door = Door::open(&path, "").unwrap();
     let region = door.map(0, false).unwrap().unwrap();
@@ -207,7 +201,7 @@ fn a_damaged_wal_index_is_put_back() {
 
 #[test]
 fn readers_that_overlap_for_ever_only_make_the_wal_grow() {
-    let folder = Folder::new("overlap");
+    let folder = Folder::new("follow-overlap");
     let mut primary = Primary::new(&folder.file("primary.db"), 512, "CREATE TABLE t(x)");
     let upstream = Upstream::serve(primary.history.clone(), MODERN);
     let path = folder.file("replica.db");
@@ -244,7 +238,7 @@ fn readers_that_overlap_for_ever_only_make_the_wal_grow() {
 
 #[test]
 fn two_files_follow_one_upstream() {
-    let folder = Folder::new("two");
+    let folder = Folder::new("follow-two");
     let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
     let upstream = Upstream::serve(primary.history.clone(), MODERN);
     let followers: Vec<Arc<follow::Follower>> =
@@ -262,7 +256,7 @@ fn two_files_follow_one_upstream() {
 #[test]
 fn a_wrong_url_is_an_error_at_once() {
     host();
-    let folder = Folder::new("url");
+    let folder = Folder::new("follow-url");
     static STARTED: AtomicUsize = AtomicUsize::new(0);
     for url in ["", "http://", "ftp://a", "http://a/b"] {
         let config = FollowConfig {

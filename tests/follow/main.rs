@@ -4,8 +4,11 @@
 
 mod apply;
 mod crash;
+#[path = "../common/folder.rs"]
+mod folder;
 mod golden;
 mod hostile;
 mod recover;
+mod scene;
 mod support;
 mod upstream;

@@ -5,17 +5,16 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use super::support::{Folder, catch_up, dump, follow, open, pages, pages_but_version};
+use super::folder::Folder;
+use super::scene::{MODERN, Scene, TABLE};
+use super::support::{catch_up, dump, follow, open, pages, pages_but_version};
 use super::upstream::{Manners, Primary, Upstream};
 
 use litestream::error::ErrorKind;
 use litestream::follow::{self, FollowConfig};
 
-const MODERN: Manners = Manners { modern: true, split_frames: 0 };
-const TABLE: &str = "CREATE TABLE t(x); INSERT INTO t VALUES (randomblob(20000))";
-
 fn resumed(manners: Manners) {
-    let folder = Folder::new("resume");
+    let folder = Folder::new("follow-resume");
     let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
     primary.run("INSERT INTO t VALUES (1)");
     let upstream = Upstream::serve(primary.history.clone(), manners);
@@ -48,13 +47,8 @@ fn a_stopped_follower_of_an_ancestor_resumes_where_it_was() {
 
 #[test]
 fn a_wal_that_vanished_means_a_comparison() {
-    let folder = Folder::new("vanished");
-    let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
-    primary.run("INSERT INTO t VALUES (1)");
-    let upstream = Upstream::serve(primary.history.clone(), MODERN);
-    let path = folder.file("replica.db");
-    let follower = follow(&path, &upstream.url);
-    catch_up(&follower);
+    let Scene { folder: _folder, primary, upstream, path, follower } =
+        Scene::new("follow-vanished", MODERN, "INSERT INTO t VALUES (1)");
     follower.stop().unwrap();
     // Somebody opens and closes it: SQLite checkpoints and removes the WAL.
     pages(&path);
@@ -68,13 +62,8 @@ fn a_wal_that_vanished_means_a_comparison() {
 
 #[test]
 fn foreign_writes_are_undone() {
-    let folder = Folder::new("foreign");
-    let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
-    primary.run("INSERT INTO t VALUES (1)");
-    let upstream = Upstream::serve(primary.history.clone(), MODERN);
-    let path = folder.file("replica.db");
-    let follower = follow(&path, &upstream.url);
-    catch_up(&follower);
+    let Scene { folder, primary, upstream, path, follower } =
+        Scene::new("follow-foreign", MODERN, "INSERT INTO t VALUES (1)");
     follower.stop().unwrap();
     let rogue = open(&path);
     rogue.execute("DELETE FROM t; CREATE TABLE rogue AS SELECT randomblob(99999)").unwrap();
@@ -90,7 +79,7 @@ fn foreign_writes_are_undone() {
 /// A connection keeps its schema while the version in page 1 stays, and both versions are 1 here.
 #[test]
 fn open_connections_take_over_the_schema_of_what_replaces_theirs() {
-    let folder = Folder::new("schema");
+    let folder = Folder::new("follow-schema");
     let path = folder.file("replica.db");
     let mut others = Vec::new();
     for (round, table) in [(1, "a"), (2, "b"), (3, "c")] {
@@ -120,13 +109,8 @@ fn open_connections_take_over_the_schema_of_what_replaces_theirs() {
 #[test]
 fn another_history_replaces_ours_in_one_step() {
     for manners in [MODERN, Manners::default()] {
-        let folder = Folder::new("parted");
-        let mut one = Primary::new(&folder.file("one.db"), 4096, TABLE);
-        one.run("INSERT INTO t VALUES (randomblob(200000))");
-        let upstream = Upstream::serve(one.history.clone(), manners);
-        let path = folder.file("replica.db");
-        let follower = follow(&path, &upstream.url);
-        catch_up(&follower);
+        let Scene { folder, primary: _primary, upstream, path, follower } =
+            Scene::new("follow-parted", manners, "INSERT INTO t VALUES (randomblob(200000))");
         follower.stop().unwrap();
         // The same generation and index, but what came after the snapshot is not what we have.
         let mut two = Primary::new(&folder.file("two.db"), 4096, TABLE);
@@ -143,7 +127,7 @@ fn another_history_replaces_ours_in_one_step() {
 
 #[test]
 fn other_data_is_refused_unless_it_may_be_overwritten() {
-    let folder = Folder::new("overwrite");
+    let folder = Folder::new("follow-overwrite");
     let primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
     let upstream = Upstream::serve(primary.history.clone(), MODERN);
     let path = folder.file("mine.db");
@@ -165,7 +149,7 @@ fn other_data_is_refused_unless_it_may_be_overwritten() {
 
 #[test]
 fn another_page_size_is_a_clear_error() {
-    let folder = Folder::new("pagesize");
+    let folder = Folder::new("follow-pagesize");
     let primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
     let upstream = Upstream::serve(primary.history.clone(), MODERN);
     let path = folder.file("mine.db");
@@ -185,12 +169,8 @@ fn another_page_size_is_a_clear_error() {
 
 #[test]
 fn one_follower_per_file() {
-    let folder = Folder::new("second");
-    let primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
-    let upstream = Upstream::serve(primary.history.clone(), MODERN);
-    let path = folder.file("replica.db");
-    let follower = follow(&path, &upstream.url);
-    catch_up(&follower);
+    let Scene { folder: _folder, primary: _primary, upstream, path, follower } =
+        Scene::new("follow-second", MODERN, "INSERT INTO t VALUES (1)");
     let config =
         FollowConfig { path: path.clone(), url: upstream.url.clone(), ..FollowConfig::default() };
     let refused = follow::start(config).map(|_| ()).unwrap_err();
@@ -201,13 +181,8 @@ fn one_follower_per_file() {
 
 #[test]
 fn promoted_it_is_an_ordinary_database() {
-    let folder = Folder::new("promote");
-    let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
-    primary.run("INSERT INTO t VALUES (1)");
-    let upstream = Upstream::serve(primary.history.clone(), MODERN);
-    let path = folder.file("replica.db");
-    let follower = follow(&path, &upstream.url);
-    catch_up(&follower);
+    let Scene { folder: _folder, primary, upstream, path, follower } =
+        Scene::new("follow-promote", MODERN, "INSERT INTO t VALUES (1)");
     assert_eq!(follower.promote().unwrap(), Some(primary.history.end()));
     assert!(!follow::is_replica(&path));
     let local = open(&path);
@@ -222,12 +197,8 @@ fn promoted_it_is_an_ordinary_database() {
 
 #[test]
 fn positions_are_acknowledged() {
-    let folder = Folder::new("ack");
-    let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
-    let upstream = Upstream::serve(primary.history.clone(), MODERN);
-    let path = folder.file("replica.db");
-    let follower = follow(&path, &upstream.url);
-    catch_up(&follower);
+    let Scene { folder: _folder, mut primary, upstream, path: _path, follower } =
+        Scene::new("follow-ack", MODERN, "INSERT INTO t VALUES (1)");
     primary.run("INSERT INTO t VALUES (1)");
     upstream.set(primary.history.clone());
     let end = format!("pos={}", primary.history.end());
@@ -251,7 +222,7 @@ fn positions_are_acknowledged() {
 
 #[test]
 fn an_upstream_that_is_not_there_yet() {
-    let folder = Folder::new("later");
+    let folder = Folder::new("follow-later");
     super::support::host();
     let path = folder.file("replica.db");
     let follower = follow(&path, "http://127.0.0.1:1");
@@ -265,12 +236,8 @@ fn an_upstream_that_is_not_there_yet() {
 
 #[test]
 fn a_file_that_was_removed_is_an_error() {
-    let folder = Folder::new("removed");
-    let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
-    let upstream = Upstream::serve(primary.history.clone(), MODERN);
-    let path = folder.file("replica.db");
-    let follower = follow(&path, &upstream.url);
-    catch_up(&follower);
+    let Scene { folder, mut primary, upstream, path, follower } =
+        Scene::new("follow-removed", MODERN, "INSERT INTO t VALUES (1)");
     for name in ["replica.db", "replica.db-wal", "replica.db-shm"] {
         std::fs::remove_file(folder.file(name)).unwrap();
     }
@@ -288,7 +255,7 @@ fn a_file_that_was_removed_is_an_error() {
 
 #[test]
 fn a_stop_cuts_a_connection_short_that_is_still_being_made() {
-    let folder = Folder::new("hanging");
+    let folder = Folder::new("follow-hanging");
     super::support::host();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();

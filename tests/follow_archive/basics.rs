@@ -3,14 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::archiver::{Archiver, Maker, follow, primary, snapshots_received, url};
-use super::support::{Folder, catch_up, dump, eventually, host, open, pages};
+use super::common::Folder;
+use super::stage::{Stage, reach};
+use super::support::{catch_up, dump, eventually, host, open, pages};
 
 #[test]
 fn an_archive_is_followed() {
-    let folder = Folder::new("archive");
-    let (path, store) = (folder.file("replica.db"), folder.file("store"));
-    let mut primary = primary(&folder.file("primary.db"));
-    let mut archiver = Archiver::new(&store, Maker::We);
+    let Stage { folder, path, store, mut primary, mut archiver } = Stage::new("archive", Maker::We);
     primary.run("INSERT INTO t VALUES (1, randomblob(3000))");
     archiver.put(&primary.history);
     let follower = follow(&path, &store);
@@ -30,9 +29,7 @@ fn an_archive_is_followed() {
         archiver.frames = if round % 2 == 0 { 5 } else { usize::MAX };
         archiver.put(&primary.history);
     }
-    let end = primary.history.end();
-    assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
-    assert_eq!(dump(&path), dump(&primary.path));
+    reach(&follower, &primary, &path);
     assert_eq!(snapshots_received(&path), 1);
     eventually("streaming", || follower.status().state == "streaming");
     assert!(follower.lag() < 1e-9, "{}", follower.lag());
@@ -47,10 +44,8 @@ fn an_archive_is_followed() {
 
 #[test]
 fn it_goes_on_where_it_was() {
-    let folder = Folder::new("resume");
-    let (path, store) = (folder.file("replica.db"), folder.file("store"));
-    let mut primary = primary(&folder.file("primary.db"));
-    let mut archiver = Archiver::new(&store, Maker::We);
+    let Stage { folder: _folder, path, store, mut primary, mut archiver } =
+        Stage::new("resume", Maker::We);
     // Once with nothing after the snapshot, and now and then at the end of an index.
     for round in 0..12 {
         archiver.put(&primary.history);
@@ -128,10 +123,8 @@ fn what_is_no_archive_is_refused_at_once() {
 /// Who comes late reads ahead, and a transaction may be in many segments.
 #[test]
 fn very_many_segments_are_read_soon() {
-    let folder = Folder::new("segments");
-    let (path, store) = (folder.file("replica.db"), folder.file("store"));
-    let mut primary = primary(&folder.file("primary.db"));
-    let mut archiver = Archiver::new(&store, Maker::We);
+    let Stage { folder: _folder, path, store, mut primary, mut archiver } =
+        Stage::new("segments", Maker::We);
     archiver.frames = 1;
     for n in 0..10 {
         primary.run(&format!("INSERT INTO t VALUES ({n}, randomblob(60000))"));

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::archiver::{Archiver, Maker, follow, primary, snapshots_received};
-use super::support::{Folder, catch_up, dump, host, open};
+use super::archiver::{Maker, follow, snapshots_received};
+use super::stage::Stage;
+use super::support::{catch_up, dump, host, open};
 
 const PATH: &str = "TEST_FOLLOW_ARCHIVE_PATH";
 const STORE: &str = "TEST_FOLLOW_ARCHIVE_STORE";
@@ -25,11 +26,9 @@ fn child() {
 
 #[test]
 fn killed_again_and_again() {
-    let folder = Folder::new("kill");
-    let (path, store) = (folder.file("replica.db"), folder.file("store"));
-    let mut primary = primary(&folder.file("primary.db"));
+    let Stage { folder: _folder, path, store, mut primary, mut archiver } =
+        Stage::new("kill", Maker::We);
     primary.run("CREATE TABLE u(n INTEGER PRIMARY KEY)");
-    let mut archiver = Archiver::new(&store, Maker::We);
     archiver.put(&primary.history);
     let follower = follow(&path, &store);
     catch_up(&follower);

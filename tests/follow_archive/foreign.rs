@@ -1,17 +1,16 @@
 //! Archives of stock Litestream 0.3, which say less of themselves.
 
 use std::path::Path;
-use std::time::Duration;
 
-use super::archiver::{Archiver, Maker, follow, primary, snapshots_received};
-use super::support::{Folder, catch_up, dump, eventually};
+use super::archiver::{Archiver, Maker, follow, snapshots_received};
+use super::common::Folder;
+use super::stage::{Stage, reach};
+use super::support::{catch_up, dump, eventually};
 
 #[test]
 fn an_archive_of_0_3_is_followed() {
-    let folder = Folder::new("stock");
-    let (path, store) = (folder.file("replica.db"), folder.file("store"));
-    let mut primary = primary(&folder.file("primary.db"));
-    let mut archiver = Archiver::new(&store, Maker::Stock);
+    let Stage { folder: _folder, path, store, mut primary, mut archiver } =
+        Stage::new("stock", Maker::Stock);
     primary.run("INSERT INTO t VALUES (1, randomblob(3000))");
     archiver.put(&primary.history);
     let mut follower = follow(&path, &store);
@@ -33,9 +32,7 @@ fn an_archive_of_0_3_is_followed() {
     }
     primary.run("INSERT INTO t VALUES (1000, 'the end')");
     archiver.put(&primary.history);
-    let end = primary.history.end();
-    assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
-    assert_eq!(dump(&path), dump(&primary.path));
+    reach(&follower, &primary, &path);
     assert_eq!(snapshots_received(&path), 1);
 }
 
@@ -43,10 +40,8 @@ fn an_archive_of_0_3_is_followed() {
 #[test]
 fn a_position_may_be_in_the_middle_of_a_segment() {
     for maker in [Maker::We, Maker::Stock] {
-        let folder = Folder::new("recut");
-        let (path, store) = (folder.file("replica.db"), folder.file("store"));
-        let mut primary = primary(&folder.file("primary.db"));
-        let mut archiver = Archiver::new(&store, maker);
+        let Stage { folder: _folder, path, store, mut primary, mut archiver } =
+            Stage::new("recut", maker);
         for n in 0..5 {
             primary.run(&format!("INSERT INTO t VALUES ({n}, randomblob(3000))"));
             archiver.put(&primary.history);

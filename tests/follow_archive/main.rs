@@ -13,6 +13,7 @@ mod crash;
 mod foreign;
 mod hosts;
 mod moves;
+mod stage;
 #[path = "../follow/support.rs"]
 mod support;
 mod tables;

@@ -6,15 +6,15 @@ use std::time::Duration;
 use litestream::archive::tree::Tree;
 
 use super::archiver::{Archiver, Maker, follow, primary, snapshots_received};
-use super::support::{Folder, catch_up, dump, eventually};
+use super::common::Folder;
+use super::stage::{Stage, reach};
+use super::support::{catch_up, dump, eventually};
 use super::upstream::{Wal, pos};
 
 #[test]
 fn another_generation_is_gone_over_to() {
-    let folder = Folder::new("generation");
-    let (path, store) = (folder.file("replica.db"), folder.file("store"));
-    let mut primary = primary(&folder.file("primary.db"));
-    let mut archiver = Archiver::new(&store, Maker::We);
+    let Stage { folder: _folder, path, store, mut primary, mut archiver } =
+        Stage::new("generation", Maker::We);
     primary.run("INSERT INTO t VALUES (1, randomblob(3000))");
     archiver.put(&primary.history);
     let follower = follow(&path, &store);
@@ -32,25 +32,21 @@ fn another_generation_is_gone_over_to() {
     assert_eq!(follower.status().generation, Some(pos(0xabc, 0, 0).generation));
     primary.history.wals[0].snapshot = snapshot;
     archiver.put(&primary.history);
-    let end = primary.history.end();
-    assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
-    assert_eq!(dump(&path), dump(&primary.path));
+    reach(&follower, &primary, &path);
     // An old generation that is put back is not gone over to.
     let received = snapshots_received(&path);
     follower.stop().unwrap();
-    let follower = follow_again(&path, &store);
+    let follower = follow(&path, &store);
     catch_up(&follower);
-    assert_eq!(follower.position(), Some(end));
+    assert_eq!(follower.position(), Some(primary.history.end()));
     assert_eq!((received, snapshots_received(&path)), (2, 2));
 }
 
 /// What a primary stores first of a generation is how far its first snapshot needs the WAL.
 #[test]
 fn a_generation_whose_first_snapshot_is_on_its_way_is_gone_over_to() {
-    let folder = Folder::new("on-its-way");
-    let (path, store) = (folder.file("replica.db"), folder.file("store"));
-    let mut primary = primary(&folder.file("primary.db"));
-    let mut archiver = Archiver::new(&store, Maker::We);
+    let Stage { folder: _folder, path, store, mut primary, mut archiver } =
+        Stage::new("on-its-way", Maker::We);
     primary.run("INSERT INTO t VALUES (1, randomblob(3000))");
     archiver.put(&primary.history);
     let follower = follow(&path, &store);
@@ -61,21 +57,12 @@ fn a_generation_whose_first_snapshot_is_on_its_way_is_gone_over_to() {
     primary.history.wals.remove(0);
     primary.run("INSERT INTO t VALUES (2, randomblob(3000))");
     archiver.archive.put_position(pos(0x123, 0, 32)).unwrap();
-    let follower = follow_again(&path, &store);
+    let follower = follow(&path, &store);
     catch_up(&follower);
     assert_eq!(follower.status().generation, Some(pos(0xabc, 0, 0).generation));
     archiver.begin();
     archiver.put(&primary.history);
-    let end = primary.history.end();
-    assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
-    assert_eq!(dump(&path), dump(&primary.path));
-}
-
-fn follow_again(
-    path: &std::path::Path,
-    store: &std::path::Path,
-) -> std::sync::Arc<litestream::follow::Follower> {
-    follow(path, store)
+    reach(&follower, &primary, &path);
 }
 
 /// The same position, other content: the primary lost commits, and somebody archived under the
@@ -126,10 +113,8 @@ fn an_archive_that_is_behind_is_waited_for() {
 
 #[test]
 fn retention_may_delete_what_comes_next() {
-    let folder = Folder::new("retention");
-    let (path, store) = (folder.file("replica.db"), folder.file("store"));
-    let mut primary = primary(&folder.file("primary.db"));
-    let mut archiver = Archiver::new(&store, Maker::We);
+    let Stage { folder: _folder, path, store, mut primary, mut archiver } =
+        Stage::new("retention", Maker::We);
     archiver.put(&primary.history);
     let follower = follow(&path, &store);
     catch_up(&follower);
@@ -143,9 +128,7 @@ fn retention_may_delete_what_comes_next() {
     archiver.put(&primary.history);
     archiver.clean();
     let follower = follow(&path, &store);
-    let end = primary.history.end();
-    assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
-    assert_eq!(dump(&path), dump(&primary.path));
+    reach(&follower, &primary, &path);
     assert_eq!(snapshots_received(&path), 2);
     // While it looks on, and has all there is.
     primary.run("INSERT INTO t VALUES (10, randomblob(3000))");
@@ -157,17 +140,13 @@ fn retention_may_delete_what_comes_next() {
     archiver.clean();
     primary.run("INSERT INTO t VALUES (11, randomblob(3000))");
     archiver.put(&primary.history);
-    let end = primary.history.end();
-    assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
-    assert_eq!(dump(&path), dump(&primary.path));
+    reach(&follower, &primary, &path);
 }
 
 #[test]
 fn a_hole_stops_it_and_a_snapshot_leads_past_it() {
-    let folder = Folder::new("hole");
-    let (path, store) = (folder.file("replica.db"), folder.file("store"));
-    let mut primary = primary(&folder.file("primary.db"));
-    let mut archiver = Archiver::new(&store, Maker::We);
+    let Stage { folder: _folder, path, store, mut primary, mut archiver } =
+        Stage::new("hole", Maker::We);
     primary.run("INSERT INTO t VALUES (1, randomblob(3000))");
     archiver.put(&primary.history);
     let follower = follow(&path, &store);
@@ -190,18 +169,14 @@ fn a_hole_stops_it_and_a_snapshot_leads_past_it() {
     primary.restart(true);
     holed.wals.push(primary.history.wals[2].clone());
     archiver.put_without_end(&holed);
-    let end = primary.history.end();
-    assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
-    assert_eq!(dump(&path), dump(&primary.path));
+    reach(&follower, &primary, &path);
     assert_eq!(snapshots_received(&path), 2);
 }
 
 #[test]
 fn a_damaged_object_is_named_and_does_no_harm() {
-    let folder = Folder::new("damage");
-    let (path, store) = (folder.file("replica.db"), folder.file("store"));
-    let mut primary = primary(&folder.file("primary.db"));
-    let mut archiver = Archiver::new(&store, Maker::We);
+    let Stage { folder: _folder, path, store, mut primary, mut archiver } =
+        Stage::new("damage", Maker::We);
     archiver.put(&primary.history);
     let follower = follow(&path, &store);
     catch_up(&follower);

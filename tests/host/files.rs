@@ -7,11 +7,12 @@ use litestream::host::conn::{CHECKPOINT_TRUNCATE, Connection};
 use litestream::host::file::{Door, RawFile};
 use litestream::host::os;
 
-use crate::sqlite::{Folder, application, elsewhere, start};
+use crate::folder::Folder;
+use crate::sqlite::{application, elsewhere, start};
 
 #[test]
 fn a_door_reads_the_database() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     let connection = application(&path);
     connection.execute("INSERT INTO t VALUES (zeroblob(100000))").unwrap();
@@ -35,7 +36,7 @@ fn a_door_reads_the_database() {
 
 #[test]
 fn a_door_writes_the_database() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     let connection = application(&path);
     connection.checkpoint(CHECKPOINT_TRUNCATE).unwrap();
@@ -55,7 +56,7 @@ fn a_door_writes_the_database() {
 /// An empty database becomes a copy of another one under the eyes of its own open connection.
 #[test]
 fn a_raw_file_fills_an_empty_database() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let source = folder.file("source.db");
     let original = application(&source);
     original.execute("INSERT INTO t VALUES (randomblob(50000))").unwrap();
@@ -94,7 +95,7 @@ fn a_raw_file_fills_an_empty_database() {
 
 #[test]
 fn a_raw_file_waits_for_nobody() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     start();
     let other = Connection::open(&path, "", true).unwrap();
@@ -117,7 +118,7 @@ file = open(sys.argv[1], 'r+')
 try: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB); print('got it')
 except OSError: print('busy')
 ";
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("lock");
     let try_elsewhere = || {
         let run = std::process::Command::new("python3").args(["-c", SCRIPT]).arg(&path).output();

@@ -8,7 +8,8 @@ use litestream::host::conn::{Caller, Connection};
 use litestream::host::function::{Answer, Args, FunctionFlags, define};
 use litestream::host::table::{TableDef, define_table};
 
-use crate::sqlite::{Folder, application, start};
+use crate::folder::Folder;
+use crate::sqlite::{application, start};
 
 /// What the library under test registers on every connection of this process.
 pub fn register(db: &Registrar) -> Result<()> {
@@ -81,7 +82,7 @@ fn wait(caller: &Caller, _: &Args) -> Result<Answer> {
 
 fn memory() -> (Folder, Connection) {
     start();
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let connection = Connection::open(&folder.file("a.db"), "", true).unwrap();
     (folder, connection)
 }
@@ -151,7 +152,7 @@ fn an_error_carries_its_code_and_can_be_long() {
 
 #[test]
 fn a_caller_knows_its_databases() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     let connection = application(&path);
     connection.execute("BEGIN; ATTACH ':memory:' AS mem").unwrap();

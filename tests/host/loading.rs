@@ -11,7 +11,8 @@ use litestream::host::load::load;
 
 use sqlite_loadable::ext::sqlite3;
 
-use crate::sqlite::{Folder, SINGLE_THREAD, library, routines, start, text};
+use crate::folder::Folder;
+use crate::sqlite::{SINGLE_THREAD, library, routines, start, text};
 
 fn shell(arguments: &[&str]) -> String {
     text(&Command::new("sqlite3").args(arguments).output().expect("the sqlite3 shell is needed"))
@@ -103,7 +104,7 @@ fn a_second_sqlite_is_refused() {
 /// A host may switch its mutexes off at run time. This test runs itself in such a process.
 #[test]
 fn a_host_without_mutexes_is_refused() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     if std::env::var_os(SINGLE_THREAD).is_some() {
         start();
         let error = Connection::open(&folder.file("a.db"), "", true).err().unwrap();

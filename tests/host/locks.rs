@@ -10,7 +10,8 @@ use litestream::host::file::{Door, Mode};
 use litestream::host::shm::REGION_BYTES;
 use litestream::walindex::{IndexHeader, LOCK_CKPT, LOCK_WRITE, lock_read};
 
-use crate::sqlite::{Folder, application, elsewhere, wal};
+use crate::folder::Folder;
+use crate::sqlite::{application, elsewhere, wal};
 
 /// Another process opens the database, reads and closes it: the "last close" deletes the WAL if it
 /// finds no lock of anybody.
@@ -24,7 +25,7 @@ fn visitor(path: &Path) -> String {
 /// fails, the rule may be relaxed.
 #[test]
 fn a_plain_open_and_close_loses_the_applications_commit() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     let connection = application(&path);
     drop(std::fs::File::open(&path).unwrap());
@@ -39,7 +40,7 @@ fn a_plain_open_and_close_loses_the_applications_commit() {
 /// The same visit beside a door, and after one came and went.
 #[test]
 fn a_door_loses_nothing() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     let connection = application(&path);
     for round in 1..4 {
@@ -64,7 +65,7 @@ fn a_door_loses_nothing() {
 /// A door outlives the application's connection: nobody else may delete the WAL, or leave WAL mode.
 #[test]
 fn a_door_alone_keeps_the_wal() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     let connection = application(&path);
     let door = Door::open(&path, "").unwrap();
@@ -80,7 +81,7 @@ fn a_door_alone_keeps_the_wal() {
 
 #[test]
 fn locks_exclude_and_are_released_by_drop() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     let connection = application(&path);
     let (door, other) = (Door::open(&path, "").unwrap(), Door::open(&path, "").unwrap());
@@ -108,7 +109,7 @@ fn locks_exclude_and_are_released_by_drop() {
 
 #[test]
 fn shared_locks_and_ranges() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     let _connection = application(&path);
     let (door, other) = (Door::open(&path, "").unwrap(), Door::open(&path, "").unwrap());
@@ -134,7 +135,7 @@ fn shared_locks_and_ranges() {
 /// Whoever holds the checkpoint lock decides when frames reach the database.
 #[test]
 fn the_checkpoint_lock_keeps_others_from_checkpointing() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     let connection = application(&path);
     let door = Door::open(&path, "").unwrap();
@@ -152,7 +153,7 @@ fn the_checkpoint_lock_keeps_others_from_checkpointing() {
 
 #[test]
 fn regions_show_what_sqlite_publishes() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     let connection = application(&path);
     let door = Door::open(&path, "").unwrap();
@@ -178,7 +179,7 @@ fn regions_show_what_sqlite_publishes() {
 /// Region 1 does not exist until somebody needs it; its bytes are then the same through any door.
 #[test]
 fn regions_are_shared_and_extend() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     let _connection = application(&path);
     let (door, other) = (Door::open(&path, "").unwrap(), Door::open(&path, "").unwrap());
@@ -202,7 +203,7 @@ fn regions_are_shared_and_extend() {
 /// Locks belong to the door: any thread may take and drop them.
 #[test]
 fn threads_share_a_door() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     let connection = application(&path);
     let door = Door::open(&path, "").unwrap();
@@ -231,7 +232,7 @@ fn threads_share_a_door() {
 
 #[test]
 fn a_door_needs_a_wal() {
-    let folder = Folder::new();
+    let folder = Folder::new("host");
     let path = folder.file("a.db");
     let connection = application(&path);
     let error = Door::open(&path, "unix-none").err().unwrap();

@@ -4,6 +4,8 @@
 #![allow(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
 
 mod files;
+#[path = "../common/folder.rs"]
+mod folder;
 mod functions;
 mod loading;
 mod locks;
