@@ -109,11 +109,11 @@ fn follow_a_bank(page_size: u32, manners: Manners) {
         upstream.set(primary.history.clone());
         if n % 40 == 0 {
             let end = primary.history.end();
-            assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
+            assert!(follower.wait(end, Duration::from_secs(60)), "{:?}", follower.status());
         }
     }
     let end = primary.history.end();
-    assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
+    assert!(follower.wait(end, Duration::from_secs(60)), "{:?}", follower.status());
     for reader in readers {
         let said = reader.end();
         assert!(said.ends_with("[]"), "{said}");
@@ -171,7 +171,7 @@ fn a_transaction_larger_than_memory_is_shown_whole() {
     );
     upstream.set(primary.history.clone());
     let end = primary.history.end();
-    assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
+    assert!(follower.wait(end, Duration::from_secs(60)), "{:?}", follower.status());
     let said = reader.end();
     assert!(said.ends_with("[]"), "{said}");
     follower.stop().unwrap();
@@ -232,7 +232,7 @@ fn the_wal_index_is_what_recovery_would_make() {
     }
     primary.run("UPDATE account SET balance = balance + 1; DELETE FROM log WHERE n % 3");
     upstream.set(primary.history.clone());
-    assert!(follower.wait(primary.history.end(), Duration::from_secs(20)));
+    assert!(follower.wait(primary.history.end(), Duration::from_secs(60)));
     let ours = made_by_recovery(&path);
     assert!(ours.len() > 2, "{} regions", ours.len());
     let copy = folder.file("copy.db");

@@ -217,7 +217,7 @@ fn readers_that_overlap_for_ever_only_make_the_wal_grow() {
         seen[next] = count(next);
         primary.run("INSERT INTO t VALUES (randomblob(100000))");
         upstream.set(primary.history.clone());
-        assert!(follower.wait(primary.history.end(), Duration::from_secs(20)));
+        assert!(follower.wait(primary.history.end(), Duration::from_secs(60)));
         // Each sees its own snapshot until it ends.
         assert_eq!([count(0), count(1)][next], seen[next]);
         readers[n % 2].execute("COMMIT").unwrap();
@@ -231,7 +231,7 @@ fn readers_that_overlap_for_ever_only_make_the_wal_grow() {
     eventually("a new WAL", || salts() != before);
     primary.run("INSERT INTO t VALUES (1)");
     upstream.set(primary.history.clone());
-    assert!(follower.wait(primary.history.end(), Duration::from_secs(20)));
+    assert!(follower.wait(primary.history.end(), Duration::from_secs(60)));
     follower.stop().unwrap();
     assert!(pages(&path) == primary.pages(&folder.file("expected.db")), "the pages differ");
 }
@@ -246,7 +246,7 @@ fn two_files_follow_one_upstream() {
     primary.run("INSERT INTO t VALUES (1)");
     upstream.set(primary.history.clone());
     for follower in &followers {
-        assert!(follower.wait(primary.history.end(), Duration::from_secs(20)));
+        assert!(follower.wait(primary.history.end(), Duration::from_secs(60)));
     }
     for follower in &followers {
         follower.stop().unwrap();

@@ -98,7 +98,7 @@ fn open_connections_take_over_the_schema_of_what_replaces_theirs() {
         primary.run(&format!("CREATE TABLE {table}2(x); INSERT INTO {table}2 VALUES (7)"));
         upstream.set(primary.history.clone());
         let end = primary.history.end();
-        assert!(follower.wait(end, Duration::from_secs(20)));
+        assert!(follower.wait(end, Duration::from_secs(60)));
         for other in &others {
             assert_eq!(other.query_i64(&format!("SELECT x FROM {table}2")).unwrap(), 7);
         }

@@ -51,12 +51,12 @@ pub fn follow(path: &Path, url: &str) -> Arc<Follower> {
 
 /// Waits for a follower to have what the upstream had; says why if it does not.
 pub fn catch_up(follower: &Follower) {
-    assert!(follower.wait_caught_up(Duration::from_secs(20)), "{:?}", follower.status());
+    assert!(follower.wait_caught_up(Duration::from_secs(60)), "{:?}", follower.status());
 }
 
-/// Waits until `done`, for at most 20 seconds.
+/// Waits until `done`, for at most a minute.
 pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(5));

@@ -96,7 +96,7 @@ fn many_follow_one_archive_and_one_is_promoted() {
     }
     let (end, content) = (primary.history.end(), dump(&primary.path));
     for (path, follower) in paths.iter().zip(&followers) {
-        assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
+        assert!(follower.wait(end, Duration::from_secs(60)), "{:?}", follower.status());
         assert_eq!(dump(path), content);
     }
     let replica = open(&paths[0]);

@@ -134,7 +134,7 @@ fn retention_may_delete_what_comes_next() {
     primary.run("INSERT INTO t VALUES (10, randomblob(3000))");
     archiver.put(&primary.history);
     let end = primary.history.end();
-    assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
+    assert!(follower.wait(end, Duration::from_secs(60)), "{:?}", follower.status());
     primary.restart(true);
     archiver.put(&primary.history);
     archiver.clean();

@@ -33,6 +33,6 @@ impl Stage {
 /// Waits until the replica at `path` has the end of the primary's history, and compares.
 pub fn reach(follower: &Follower, primary: &Primary, path: &Path) {
     let end = primary.history.end();
-    assert!(follower.wait(end, Duration::from_secs(20)), "{:?}", follower.status());
+    assert!(follower.wait(end, Duration::from_secs(60)), "{:?}", follower.status());
     assert_eq!(dump(path), dump(&primary.path));
 }
