@@ -90,6 +90,11 @@ PRAGMA locking_mode = EXCLUSIVE;
 SELECT litestream_serve('127.0.0.1:0');
 PRAGMA locking_mode = NORMAL;
 
+-- What follows nothing cannot be compared with anything.
+SELECT litestream_verify();
+SELECT litestream_verify('{"repair": "yes"}');
+SELECT litestream_verify('{"timeout_ms": 0}');
+
 -- Functions that act cannot be called by a schema, only by the application.
 CREATE VIEW trap AS SELECT litestream_serve('127.0.0.1:0');
 SELECT * FROM trap;

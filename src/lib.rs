@@ -23,6 +23,7 @@ pub mod transport;
 
 pub mod archive;
 pub mod log;
+pub mod pages;
 pub mod restore;
 
 pub mod capture;

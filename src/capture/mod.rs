@@ -13,8 +13,8 @@
 //! | keeper  | writes segment files, checkpoints, snapshots, trims; supervises    | the locks of `pin` |
 //! | callers | `position`, `sync`: capture up to now themselves                   | `Session::scanner` while they read |
 //!
-//! The only stores to shared memory are `aReadMark[i] = READMARK_NOT_USED` under that slot's
-//! exclusive lock, as any reader may make them. kill -9 at any point: the kernel drops the locks,
+//! The only stores to shared memory are read marks, each under its slot's exclusive lock, as any
+//! reader makes them. kill -9 at any point: the kernel drops the locks,
 //! nothing else is left.
 //!
 //! An error ends the session: all locks go, writers go on as if we were not there, and after a
@@ -22,6 +22,7 @@
 
 mod begin;
 mod cycle;
+mod freeze;
 mod keeper;
 mod lock_file;
 mod notice;

@@ -11,6 +11,7 @@
 mod address;
 mod archives;
 mod numbers;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use address::Address;
 use archives::Archives;
 pub use archives::{ReplicateRequest, archives, captured, replicate, snapshot, sync};
 use numbers::Numbers;
+pub use verify::verify;
 
 static DATABASES: Mutex<BTreeMap<PathBuf, Arc<Database>>> = Mutex::new(BTreeMap::new());
 

@@ -7,6 +7,7 @@ use super::archives::Archives;
 use crate::capture::{Capture, State};
 use crate::error::Result;
 use crate::files::with_suffix;
+use crate::pages::Frozen;
 use crate::pos::Pos;
 use crate::serve::{Metric, Report, count};
 
@@ -95,6 +96,10 @@ impl Report for Numbers {
 
     fn position(&self) -> Result<Option<Pos>> {
         self.capture.position().map(Some)
+    }
+
+    fn freeze(&self) -> Result<Option<(Frozen, Pos)>> {
+        self.capture.freeze().map(Some)
     }
 
     fn error(&self) -> Option<String> {

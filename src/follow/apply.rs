@@ -21,6 +21,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::dir::{PositionFile, ReplicaDir};
 use super::found::{local_state, published_chain, read_wal_header, take_write_lock};
@@ -30,9 +31,13 @@ use super::intents::{Intents, LocalState, UpstreamPos};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::api::random;
 use crate::host::file::{Door, Mode, ShmLock};
+use crate::pages::Frozen;
 use crate::pos::Pos;
 use crate::wal::{ByteOrder, Chain, PageSize, WAL_FRAME_HEADER_SIZE, WalHeader, wal_size};
 use crate::walindex::{IndexHeader, LOCK_CKPT, encode_page_size, lock_read};
+
+/// How long readers may keep every slot from us.
+const FREEZE_MAX: Duration = Duration::from_millis(500);
 
 /// A WAL file longer than this is cut when it restarts, in bytes.
 const WAL_KEEP_BYTES: u64 = 16 << 20;
@@ -284,6 +289,25 @@ impl Applier {
         }
         let at = u64::from(page_no - 1) * u64::from(self.page_size.get());
         Ok(self.door.read_db(page, at)? == page.len())
+    }
+
+    /// What readers see, to be read through `door` while applying goes on.
+    pub fn freeze(&self, door: &Arc<Door>) -> Result<Frozen> {
+        let deadline = Instant::now() + FREEZE_MAX;
+        loop {
+            let shown = Frozen::header_of(door)?;
+            let ours = |header: &IndexHeader| header.encode() == self.header.encode();
+            if let Some(header) = shown.filter(ours)
+                && let Some(frozen) = Frozen::try_new(door, &header)?
+            {
+                return Ok(frozen);
+            }
+            if Instant::now() >= deadline {
+                let why = "readers hold every slot of the WAL, or somebody damaged its index";
+                return Err(Error::new(ErrorKind::Busy, why));
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// Size of what readers see, in pages.

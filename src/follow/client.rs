@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ureq::http::HeaderMap;
 use ureq::{Agent, BodyReader};
 
 use super::stream::{BUFFER_BYTES, Body, Manners, STALL_MAX, Stream};
@@ -22,6 +23,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 const ACK_MAX: Duration = Duration::from_secs(5);
 /// As much of an error page as is passed on, in bytes.
 const REASON_MAX: u64 = 200;
+
+/// What servers of Go, and ours, answer where they have nothing.
+const NO_ROUTE: &str = "404 page not found";
 
 /// Who the upstream is, and how to speak to it.
 #[derive(Debug, Clone)]
@@ -53,37 +57,57 @@ impl Client {
 
     /// Asks for the stream and waits for the answer's headers.
     pub fn open(&self, resume: Option<&Resume>, link: &Arc<Link>) -> Result<Stream> {
+        let url = self.upstream.stream_url(resume, &self.follower);
+        let (headers, body) = self.get(&url, link)?;
+        let header = |name: &str| text_of(&headers, name);
+        let page_size = page_size_in(&headers).ok_or_else(|| {
+            Error::peer(
+                "the upstream's answer has no valid Litestream-page-size header: is it a \
+                 Litestream server?",
+            )
+        })?;
+        let beats = header("Litestream-Features").is_some();
+        let starts_over = header("Litestream-Start") == Some("snapshot");
+        let manners = Manners { page_size, beats, takes_acks: beats, starts_over };
+        Ok(Stream::new(Box::new(body), manners, Some(STALL_MAX)))
+    }
+
+    /// Asks for the checksums of all pages and waits for the answer's headers.
+    pub fn checksums(&self, link: &Arc<Link>) -> Result<Checksums> {
+        let unsupported = || {
+            let why = "this upstream cannot tell the checksums of its pages: it is Litestream \
+                       itself, or an earlier version of this extension";
+            Error::new(ErrorKind::Unsupported, why)
+        };
+        let (headers, body) = match self.get(&self.upstream.checksums_url(), link) {
+            Err(error) if error.to_string().contains(NO_ROUTE) => return Err(unsupported()),
+            answer => answer?,
+        };
+        let number = |name: &str| text_of(&headers, name).and_then(|text| text.parse().ok());
+        let pos = text_of(&headers, "Litestream-Pos").and_then(|text| text.parse().ok());
+        match (pos, page_size_in(&headers), number("Litestream-Page-Count")) {
+            (Some(pos), Some(page_size), Some(page_count)) => {
+                Ok(Checksums { pos, page_size, page_count, body: Box::new(body) })
+            }
+            _ => Err(unsupported()),
+        }
+    }
+
+    /// Sends a request and waits for the answer's headers; what is not 200 is an error.
+    fn get(&self, url: &str, link: &Arc<Link>) -> Result<(HeaderMap, HttpBody)> {
         link.set_patience(None);
-        let agent = self.agent(link, None);
-        let mut request = agent.get(self.upstream.stream_url(resume, &self.follower));
+        let mut request = self.agent(link, None).get(url);
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
         let response = request.call().map_err(|error| from_ureq(&error))?;
         let status = response.status().as_u16();
-        let header = |name: &str| {
-            response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
-        };
-        let page_size = header("Litestream-page-size");
-        let features = header("Litestream-Features");
-        let starts_over = header("Litestream-Start").is_some_and(|start| start == "snapshot");
-        let body = response.into_body();
+        let (parts, body) = response.into_parts();
         if status != 200 {
             return Err(refusal(status, body.into_reader()));
         }
-        let page_size = page_size
-            .and_then(|text| text.parse().ok())
-            .and_then(|bytes| PageSize::new(bytes).ok())
-            .ok_or_else(|| {
-                Error::peer(
-                    "the upstream's answer has no valid Litestream-page-size header: is it a \
-                     Litestream server?",
-                )
-            })?;
-        let beats = features.is_some();
         let body = HttpBody { body: body.into_reader(), link: Arc::clone(link) };
-        let manners = Manners { page_size, beats, takes_acks: beats, starts_over };
-        Ok(Stream::new(Box::new(body), manners, Some(STALL_MAX)))
+        Ok((parts.headers, body))
     }
 
     /// What posts acknowledgements, over one connection it keeps.
@@ -101,6 +125,28 @@ impl Client {
         };
         line.agent(link)
     }
+}
+
+/// An upstream's pages after one commit, as checksums.
+pub struct Checksums {
+    /// Where in its history that is.
+    pub pos: Pos,
+    /// Bytes of a page.
+    pub page_size: PageSize,
+    /// How many pages there are.
+    pub page_count: u32,
+    /// The checksums: see serve/checksums.rs.
+    pub body: Box<dyn Body>,
+}
+
+/// A header's value, if it is visible ASCII.
+fn text_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn page_size_in(headers: &HeaderMap) -> Option<PageSize> {
+    let bytes = text_of(headers, "Litestream-page-size")?.parse().ok()?;
+    PageSize::new(bytes).ok()
 }
 
 /// Tells the upstream how far this follower is.

@@ -8,13 +8,14 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::host::file::{Door, Region};
+use crate::pages::{Regions, probe};
 use crate::walindex::{
     BACKFILL_ATTEMPTED_OFFSET, BACKFILL_OFFSET, HASH_SLOTS, HEADER_FIRST_OFFSET,
     HEADER_SECOND_OFFSET, HEADER_SIZE, IndexHeader, READ_MARKS, READMARK_NOT_USED, REGION_SIZE,
-    frame_location, hash_key, hash_slot_offset, hash_slot_value, next_hash_key, page_number_offset,
-    read_mark_offset, region_first_frame, region_frames,
+    frame_location, hash_slot_offset, hash_slot_value, page_number_offset, read_mark_offset,
+    region_frames,
 };
 
 /// The header region of a wal-index, for looking only.
@@ -48,16 +49,15 @@ impl Gauge {
 pub struct WalIndex {
     door: Arc<Door>,
     gauge: Gauge,
-    /// Region `n` is at `n`; mapped as far as ever needed.
-    regions: Vec<Region>,
+    regions: Regions,
 }
 
 impl WalIndex {
     /// Maps its first region.
     pub fn open(door: &Arc<Door>) -> Result<Self> {
-        let region = map(door, 0)?;
-        let gauge = Gauge { region: region.clone() };
-        Ok(Self { door: Arc::clone(door), gauge, regions: vec![region] })
+        let mut regions = Regions::new(door);
+        let gauge = Gauge { region: regions.get(0)?.clone() };
+        Ok(Self { door: Arc::clone(door), gauge, regions })
     }
 
     /// What may be looked at from other threads.
@@ -117,57 +117,14 @@ impl WalIndex {
         Ok(())
     }
 
-    /// The last frame up to `max_frame` that holds page `page_no`.
+    /// The last frame up to `max_frame` that holds page `page_no` and is not in the database yet.
     pub fn find(&mut self, page_no: u32, max_frame: u32) -> Result<Option<u32>> {
-        if max_frame == 0 {
-            return Ok(None);
-        }
-        let (last, _) = frame_location(max_frame);
-        for number in (0..=last).rev() {
-            let base = region_first_frame(number);
-            let region = self.region(number)?;
-            let mut found = None;
-            for key in probe(page_no) {
-                let value = u32::from(region.load_u16(hash_slot_offset(key)));
-                let Some(slot) = value.checked_sub(1) else { break };
-                let frame = base + slot;
-                let fits = slot < region_frames(number) && frame <= max_frame;
-                if fits && region.load_u32(page_number_offset(number, slot)) == page_no {
-                    found = found.max(Some(frame));
-                }
-            }
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
+        self.regions.find(page_no, self.gauge.backfill(), max_frame)
     }
 
     fn region(&mut self, number: u32) -> Result<&Region> {
-        let at = usize::try_from(number).map_err(|_| too_many())?;
-        while self.regions.len() <= at {
-            let next = u32::try_from(self.regions.len()).map_err(|_| too_many())?;
-            self.regions.push(map(&self.door, next)?);
-        }
-        self.regions.get(at).ok_or_else(too_many)
+        self.regions.get(number)
     }
-}
-
-fn map(door: &Arc<Door>, number: u32) -> Result<Region> {
-    door.map(number, true)?.ok_or_else(|| {
-        let text = format!("shared-memory region {number} could not be made");
-        Error::new(ErrorKind::Io, text)
-    })
-}
-
-fn too_many() -> Error {
-    Error::new(ErrorKind::Unsupported, "the WAL has too many frames")
-}
-
-/// The hash slots to look at for a page number, each once.
-fn probe(page_no: u32) -> impl Iterator<Item = u32> {
-    std::iter::successors(Some(hash_key(page_no)), |key| Some(next_hash_key(*key)))
-        .take(usize::try_from(HASH_SLOTS).unwrap_or(usize::MAX))
 }
 
 fn free_slot(region: &Region, page_no: u32) -> Result<u32> {

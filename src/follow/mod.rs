@@ -9,6 +9,7 @@
 //! apply, found, frames, index  a WAL writer of its own under unmodified readers
 //! intents, dir                 where in the upstream's history the replica is, exactly
 //! keeper, worker, pace         checkpoints, threads, when
+//! meet, verify                 the replica at one position, compared with its upstream there
 //! ```
 //!
 //! What readers of the replica see is the state after some whole transaction of the upstream, and
@@ -28,6 +29,7 @@ mod image;
 mod index;
 mod intents;
 mod keeper;
+mod meet;
 mod pace;
 mod pipe;
 mod proved;
@@ -38,6 +40,7 @@ mod shared;
 mod source;
 mod stream;
 mod url;
+mod verify;
 mod worker;
 
 use std::path::{Path, PathBuf};

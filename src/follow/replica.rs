@@ -25,6 +25,7 @@ use super::intents::UpstreamPos;
 use super::keeper::Keeper;
 use super::pace::{CHECKPOINT_FRAMES, Moment, drain_budget, next_drain};
 use super::schema::{next_shift, shift_version};
+use super::shared::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::conn::Connection;
 use crate::pos::Pos;
@@ -283,6 +284,17 @@ impl Replica {
         }
         shift_version(&mut first, self.schema_shift);
         applier.stage(1, &first)
+    }
+
+    /// Readers see `pos`: if somebody waits for it, this is the state it stands for.
+    pub fn reached(&self, shared: &Shared, pos: Pos) {
+        if shared.meeting.target().is_none() {
+            return;
+        }
+        shared.meeting.reached(pos, |door| {
+            let applier = self.applier.as_ref().ok_or_else(|| Error::bug("nothing to freeze"))?;
+            Ok((applier.freeze(door)?, self.schema_shift))
+        });
     }
 
     /// Forgets everything staged, and a first snapshot that is not complete.

@@ -104,6 +104,7 @@ impl<'a> Session<'a> {
         if result.is_err() {
             self.replica.discard();
         }
+        self.shared.meeting.broke_off();
         // An upstream that beats but breaks off before it sends anything is left alone for longer
         // each time.
         let worked = self.worked || self.began.elapsed() > LASTING;
@@ -128,6 +129,7 @@ impl<'a> Session<'a> {
             if self.is_due() && !self.grouped(whole)? {
                 continue;
             }
+            self.meet()?;
             match next {
                 Some(header) => self.record(&header)?,
                 None => {
@@ -137,6 +139,27 @@ impl<'a> Session<'a> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Does what somebody else wants of this replica between two transactions.
+    fn meet(&mut self) -> Result<()> {
+        if let Some(why) = self.shared.take_distrust() {
+            return Err(Error::new(ErrorKind::ChecksumMismatch, why));
+        }
+        // Before a snapshot is shown, the position is that of another history.
+        let pos = self.replica.pos().filter(|pos| self.shared.get().position == Some(*pos));
+        let between = !self.cursor.is_open() && !self.inexact && !self.unshown;
+        let (Some(pos), true) = (pos, between && self.shared.meeting.wants_to_stand()) else {
+            return Ok(());
+        };
+        if self.is_due() {
+            self.publish()?;
+        }
+        let pos = self.replica.pos().unwrap_or(pos);
+        self.shared.meeting.stand(pos, &|| self.shared.is_stopping());
+        self.replica.reached(self.shared, pos);
+        self.heard = Instant::now();
         Ok(())
     }
 
@@ -180,6 +203,7 @@ impl<'a> Session<'a> {
         self.unshown = false;
         self.worked = true;
         let pos = point.upstream.pos;
+        self.replica.reached(self.shared, pos);
         let met = self.goal.is_some_and(|goal| covers(Some(pos), goal));
         let now = self.published;
         self.shared.update(|inner| {
@@ -338,7 +362,7 @@ impl<'a> Session<'a> {
     fn segment(&mut self, header: &StreamRecordHeader) -> Result<()> {
         self.cursor.segment(header)?;
         // The link's reader and the rest of the session are used side by side.
-        let Self { stream, cursor, replica, frame, .. } = self;
+        let Self { stream, cursor, replica, frame, shared, .. } = self;
         let mut payload = stream.payload(header.size);
         let mut content = Decoder::new(&mut payload, u64::MAX);
         if cursor.wants_header() {
@@ -352,9 +376,14 @@ impl<'a> Session<'a> {
             let page = frame.get(frame.len() - self.page_size.bytes()..).unwrap_or_default();
             replica.stage(found.page_no, page)?;
             let full = replica.staged_bytes() >= GROUP_BYTES;
-            let show = full && !self.inexact && found.is_commit();
-            if let Some(point) = cursor.point().filter(|_| show) {
+            if self.inexact || !found.is_commit() {
+                continue;
+            }
+            let target = shared.meeting.target();
+            let show = |point: &Point| full || target == Some(point.upstream.pos);
+            if let Some(point) = cursor.point().filter(show) {
                 replica.commit(point.page_count, point.upstream)?;
+                replica.reached(shared, point.upstream.pos);
                 replica.restart_wal(Moment::Behind)?;
                 shown = Some(point.upstream.pos);
             }

@@ -5,6 +5,8 @@
 //! | `Inner`    | thread "follow", under lock | callers, thread "follow-ack", by copy          |
 //! | `stopping` | whoever stops it, once      | every thread, at each turn and after each wait |
 //! | `links`    | threads that open one       | whoever stops it, to cut them                  |
+//! | `meeting`  | see meet.rs                 |                                                |
+//! | `distrust` | `litestream_verify`         | thread "follow", which takes it                |
 //!
 //! No lock here is held while a disk, a socket or SQLite is used.
 
@@ -12,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::meet::Meeting;
 use crate::error::{Error, ErrorKind, lock};
 use crate::pos::{Pos, compare_pos};
 use crate::transport::Link;
@@ -97,6 +100,10 @@ pub struct Shared {
     changed: Condvar,
     stopping: AtomicBool,
     links: Mutex<Vec<Arc<dyn Cut>>>,
+    /// Where somebody meets thread "follow" who wants the replica at one position.
+    pub meeting: Meeting,
+    /// Why the content is to be compared with a snapshot.
+    distrust: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -119,7 +126,19 @@ impl Shared {
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
             links: Mutex::new(Vec::new()),
+            meeting: Meeting::default(),
+            distrust: Mutex::default(),
         })
+    }
+
+    /// Has the content compared with a snapshot, whatever its position is.
+    pub fn distrust(&self, why: String) {
+        *lock(&self.distrust) = Some(why);
+    }
+
+    /// Why it is to be, once.
+    pub fn take_distrust(&self) -> Option<String> {
+        lock(&self.distrust).take()
     }
 
     /// A copy of everything.

@@ -7,7 +7,8 @@
 //! | `https://host/prefix/stream`        | the same behind TLS and a reverse proxy           |
 //! | `unix:/run/app.sock`                | a server on a Unix socket                         |
 //!
-//! Requests: `GET .../stream` with the parameters of [`Resume`], and `POST .../ack`.
+//! Requests: `GET .../stream` with the parameters of [`Resume`], `GET .../checksums`, and
+//! `POST .../ack`.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -104,6 +105,15 @@ impl Upstream {
             if let Some(checksum) = checksum {
                 push_parameter(&mut url, "checksum", &checksum.to_string());
             }
+        }
+        url
+    }
+
+    /// The URL of the checksums of all pages.
+    pub fn checksums_url(&self) -> String {
+        let mut url = format!("{}checksums?", self.base);
+        if let Some(database) = &self.database {
+            push_parameter(&mut url, "path", database);
         }
         url
     }

@@ -27,6 +27,7 @@ pub fn follow(shared: &Shared, source: &Source, mut replica: Replica) {
     let mut parted = false;
     while !shared.is_stopping() {
         shared.enter(State::Connecting);
+        parted |= shared.take_distrust().is_some();
         let (worked, result) = connect(shared, source, &mut replica, parted);
         if worked {
             backoff.reset();

@@ -51,6 +51,11 @@ impl<'a> Sink<'a> {
         self.send_gathered(&[])
     }
 
+    /// Ends the body. One that is not ended was broken off.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        if self.chunked { self.head(b"0\r\n\r\n") } else { Ok(()) }
+    }
+
     /// The next bytes of a record.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         if bytes.len() >= LARGE_BYTES {

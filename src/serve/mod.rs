@@ -11,6 +11,7 @@
 //! | `routes`   | which request gets which answer                           | `query`         |
 //! | `sessions` | the streams there are                                     | `session`       |
 //! | `session`  | a stream: one thread that writes records to a follower    | `chunk`         |
+//! | `checksums`| the checksums of a database's pages, for a replica        | `session`       |
 //! | `served`   | a database and its followers                              | `metrics`       |
 //!
 //! Locks, in the order in which they may be taken: `SERVERS`, `Shared::databases`,
@@ -19,6 +20,7 @@
 
 mod address;
 mod channel;
+mod checksums;
 mod chunk;
 mod conn;
 mod front;

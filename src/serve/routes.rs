@@ -3,6 +3,7 @@
 //! | route          | method | answer                                        |
 //! |----------------|--------|-----------------------------------------------|
 //! | `/stream`      | GET    | 200 and records without end                   |
+//! | `/checksums`   | GET    | 200 and a checksum a page (`checksums.rs`)    |
 //! | `/ack`         | POST   | 204; 404 if no such follower is connected     |
 //! | `/healthz`     | any    | 200 `ok`, or 503 and why; asks for no token   |
 //! | `/metrics`     | any    | 200, Prometheus text                          |
@@ -50,6 +51,8 @@ pub(crate) struct StreamRequest {
     pub(crate) follower: Option<String>,
     /// Whether the body is in chunks (HTTP/1.1).
     pub(crate) chunked: bool,
+    /// Not records are wanted, but the checksums of all pages.
+    pub(crate) checksums: bool,
 }
 
 impl std::fmt::Debug for StreamRequest {
@@ -69,11 +72,13 @@ pub(crate) fn answer(shared: &Shared, asked: &Asked<'_>) -> Answer {
         return Answer::Reply(refusal);
     }
     match (target.path.as_slice(), asked.method) {
-        (b"/stream", "GET") => match stream(shared, &target, asked.minor > 0) {
-            Ok(request) => Answer::Stream(request),
-            Err(reply) => Answer::Reply(reply),
-        },
-        (b"/stream", _) => Answer::Reply(wrong_method("GET")),
+        (path @ (b"/stream" | b"/checksums"), "GET") => {
+            match stream(shared, &target, asked.minor > 0, path == b"/checksums") {
+                Ok(request) => Answer::Stream(request),
+                Err(reply) => Answer::Reply(reply),
+            }
+        }
+        (b"/stream" | b"/checksums", _) => Answer::Reply(wrong_method("GET")),
         (b"/ack", "POST") => Answer::Reply(ack(shared, &target).unwrap_or_else(|reply| reply)),
         (b"/ack", _) => Answer::Reply(wrong_method("POST")),
         (b"/metrics", _) => Answer::Reply(metrics(shared)),
@@ -172,7 +177,12 @@ fn database(shared: &Shared, target: &Target) -> Result<Arc<Served>, Reply> {
     }
 }
 
-fn stream(shared: &Shared, target: &Target, chunked: bool) -> Result<StreamRequest, Reply> {
+fn stream(
+    shared: &Shared,
+    target: &Target,
+    chunked: bool,
+    checksums: bool,
+) -> Result<StreamRequest, Reply> {
     // The ancestor's order: name missing, bad parameters, unknown name.
     if target.bytes("path").is_none() && shared.databases().len() > 1 {
         return Err(Reply::text(400, "Database name required"));
@@ -183,7 +193,7 @@ fn stream(shared: &Shared, target: &Target, chunked: bool) -> Result<StreamReque
         return Err(Reply::text(503, "No generation available").with("Retry-After", "1"));
     }
     let StreamQuery { start, features, follower } = query;
-    Ok(StreamRequest { served, start, features, follower, chunked })
+    Ok(StreamRequest { served, start, features, follower, chunked, checksums })
 }
 
 fn ack(shared: &Shared, target: &Target) -> Result<Reply, Reply> {

@@ -12,12 +12,13 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::metrics::{Metric, count};
-use crate::error::{Error, Result, lock};
+use crate::error::{Error, ErrorKind, Result, lock};
 use crate::log::Log;
+use crate::pages::Frozen;
 use crate::pos::{Pos, compare_pos};
 
 /// Segments sent but not acknowledged of which the age is known; beyond that neighbours are taken
@@ -34,6 +35,12 @@ pub trait Report: Send + Sync {
     /// A position that covers everything committed before the call; none: the log's end is all
     /// there is.
     fn position(&self) -> Result<Option<Pos>> {
+        Ok(None)
+    }
+
+    /// Its state after some commit no earlier than the call, which stays while it is read, and
+    /// where that is; none: it cannot be had.
+    fn freeze(&self) -> Result<Option<(Frozen, Pos)>> {
         Ok(None)
     }
 
@@ -55,6 +62,8 @@ pub struct Served {
     acknowledged: Condvar,
     bytes_total: AtomicU64,
     followers_total: AtomicU64,
+    /// Held by whoever reads all of its pages: one at a time, because the WAL grows meanwhile.
+    reading: Mutex<()>,
 }
 
 /// A row of `litestream_followers`.
@@ -88,6 +97,7 @@ impl Served {
             acknowledged: Condvar::new(),
             bytes_total: AtomicU64::new(0),
             followers_total: AtomicU64::new(0),
+            reading: Mutex::new(()),
         })
     }
 
@@ -113,6 +123,21 @@ impl Served {
             Some(pos) => Ok(pos),
             None => self.log.position().ok_or_else(Error::no_generation),
         }
+    }
+
+    /// The right to read all of the database's pages; none: somebody else has it.
+    pub(crate) fn reading(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.reading.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Its state after some commit no earlier than the call, and where that is.
+    pub(crate) fn freeze(&self) -> Result<(Frozen, Pos)> {
+        let none = || Error::new(ErrorKind::Unsupported, "this database's pages cannot be read");
+        self.report.freeze()?.ok_or_else(none)
     }
 
     /// Who follows now.

@@ -58,6 +58,9 @@ impl Session {
 
     fn serve(mut self) -> Result<()> {
         self.channel.make_blocking(self.stall).context(|| "cannot prepare the socket".into())?;
+        if self.request.checksums {
+            return self.send_checksums();
+        }
         let log = self.request.served.log();
         let opened = log.subscribe(&self.request.start, !self.request.features.split);
         let (subscription, page_size) =
@@ -92,11 +95,13 @@ impl Session {
     }
 
     /// The database cannot be served after all: an ordinary answer.
-    fn turn_away(&mut self, error: Error) -> Result<()> {
-        let reply = if error.kind() == ErrorKind::NoGeneration {
-            Reply::text(503, "No generation available").with("Retry-After", "1")
-        } else {
-            Reply::text(500, error.to_string())
+    pub(super) fn turn_away(&mut self, error: Error) -> Result<()> {
+        let reply = match error.kind() {
+            ErrorKind::NoGeneration => {
+                Reply::text(503, "No generation available").with("Retry-After", "1")
+            }
+            ErrorKind::Busy => Reply::text(503, error.to_string()).with("Retry-After", "1"),
+            _ => Reply::text(500, error.to_string()),
         };
         let bytes = reply.encode(u8::from(self.request.chunked), false, true);
         let mut sink = Sink::new(&mut self.channel, false);
@@ -106,14 +111,22 @@ impl Session {
 
     /// The head of the answer: the ancestor's lines, and ours for what was asked for.
     fn head(&self, page_size: u32, start: &str) -> Vec<u8> {
+        let features = self.request.features.names();
+        let mut ours = vec![("Litestream-Page-Size", page_size.to_string())];
+        if !features.is_empty() {
+            ours.push(("Litestream-Features", features));
+            ours.push(("Litestream-Start", start.to_owned()));
+        }
+        self.head_with(&ours)
+    }
+
+    /// The head of an answer whose length is not known, with these lines.
+    pub(super) fn head_with(&self, lines: &[(&str, String)]) -> Vec<u8> {
         let request = &self.request;
         let mut out = status_line(u8::from(request.chunked), 200);
-        push_header(&mut out, "Litestream-Page-Size", &page_size.to_string());
         push_header(&mut out, "Litestream-Database", &header_text(&request.served));
-        let features = request.features.names();
-        if !features.is_empty() {
-            push_header(&mut out, "Litestream-Features", &features);
-            push_header(&mut out, "Litestream-Start", start);
+        for (name, value) in lines {
+            push_header(&mut out, name, value);
         }
         push_header(&mut out, "Date", &http_date(SystemTime::now()));
         push_header(&mut out, "Content-Type", "application/octet-stream");

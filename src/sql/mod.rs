@@ -14,6 +14,7 @@ mod steer;
 mod tables;
 mod target;
 mod time;
+mod verify;
 
 use crate::error::Result;
 use crate::host::Registrar;
@@ -24,11 +25,12 @@ use crate::host::table::define_table;
 type Entry = (&'static str, i32, i32, Body);
 
 /// Functions with effects, or answers that change from call to call.
-const ACTING: [Entry; 16] = [
+const ACTING: [Entry; 17] = [
     ("litestream_serve", 1, 2, serve::serve),
     ("litestream_follow", 1, 2, follow::follow),
     ("litestream_replicate", 1, 2, replicate::replicate),
     ("litestream_restore", 2, 3, restore::restore),
+    ("litestream_verify", 0, 1, verify::verify),
     ("litestream_stop", 0, 1, steer::stop),
     ("litestream_promote", 0, 0, follow::promote),
     ("litestream_run", 0, 0, steer::run),

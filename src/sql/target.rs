@@ -31,6 +31,12 @@ pub(super) fn known_path(caller: &Caller) -> Result<Option<PathBuf>> {
     Ok(caller.filename("main")?.and_then(|path| std::fs::canonicalize(path).ok()))
 }
 
+/// The canonical path of the database `options` name (`"schema"`, default `main`).
+pub(super) fn named_path(caller: &Caller, options: &mut Options) -> Result<PathBuf> {
+    let schema = options.opt_str("schema")?.unwrap_or_else(|| "main".to_owned());
+    path_of(caller, &schema)
+}
+
 fn path_of(caller: &Caller, schema: &str) -> Result<PathBuf> {
     let Some(path) = caller.filename(schema)? else {
         let why = format!(

@@ -139,6 +139,7 @@ const MAY_OPEN_FILES: &[(&str, &str)] = &[
     ("files.rs", "what it is given: WAL files and folders of the log"),
     ("wal.rs", "WAL files, which carry no locks"),
     ("log/", "the files beside the database, in DB-litestream/"),
+    ("pages/", "the WAL, which carries no locks"),
     ("capture/", "the WAL, which carries no locks"),
     ("follow/", "the WAL, and the position file in DB-litestream/"),
     ("serve/", "certificates and keys"),
