@@ -4,8 +4,9 @@
 //! such a file drops all locks the process holds on it. A `-wal` carries no locks.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind as Io, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -40,6 +41,23 @@ pub fn read_wal_file_at(path: &Path, offset: u64, n: usize) -> Result<Vec<u8>> {
         Ok(bytes)
     };
     read().context(|| format!("cannot read {n} bytes at {offset} of {}", path.display()))
+}
+
+/// A whole file of at most `bytes_max` bytes, and what is known of it. Never waits, as opening a
+/// FIFO would until somebody writes to it.
+pub fn read_small_file(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, Metadata)> {
+    let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(Error::usage("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > bytes_max {
+        return Err(Error::usage(format!("it is larger than {bytes_max} bytes")));
+    }
+    Ok((bytes, meta))
 }
 
 /// Removes every `.tmp` file below `root`, which may itself be one or not exist. Does not follow

@@ -14,6 +14,7 @@ pub mod options;
 pub mod percent;
 pub mod record;
 pub mod redact;
+pub mod token;
 pub mod walindex;
 
 pub mod host;

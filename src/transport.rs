@@ -9,11 +9,13 @@
 //! * [`Link::close`] from any thread shuts the socket down, which ends a wait at once; a connection
 //!   that is still being made is given up within [`CLOSED_POLL`].
 
+mod trust;
+
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,13 +24,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use ureq::Agent;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, Transport,
 };
 
-use crate::error::{self, Context, Error, lock};
+use crate::error::lock;
+
+pub use trust::{Roots, complaint, read_roots};
 
 /// How long a connection may take to be made.
 pub const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -310,26 +314,6 @@ impl Transport for Wire {
     fn is_open(&mut self) -> bool {
         matches!(wait_ready(&self.socket, PollFlags::IN, Some(Duration::ZERO)), Ok(false))
     }
-}
-
-/// Certificates trusted for https.
-pub type Roots = Arc<Vec<Certificate<'static>>>;
-
-/// Reads the roots to trust from a PEM file.
-pub fn read_roots(path: &Path) -> error::Result<Roots> {
-    let what = || format!("cannot read the certificates in {}", path.display());
-    let text = std::fs::read(path).context(what)?;
-    let mut roots = Vec::new();
-    for item in parse_pem(&text) {
-        let item = item.map_err(|error| Error::usage(error.to_string())).context(what)?;
-        if let PemItem::Certificate(root) = item {
-            roots.push(root);
-        }
-    }
-    if roots.is_empty() {
-        return Err(Error::usage(format!("{} holds no PEM certificate", path.display())));
-    }
-    Ok(Arc::new(roots))
 }
 
 /// Whether the socket is ready, after waiting `wait` for that.

@@ -29,7 +29,7 @@ const NOTE_LINES_MAX: usize = 8;
 /// Values and bytes: no I/O on databases, no threads, no SQLite.
 const CORE: &[&str] = &[
     "error", "files", "header", "info", "lz4", "options", "percent", "pos", "record", "redact",
-    "wal", "walindex",
+    "token", "wal", "walindex",
 ];
 
 /// The other modules, and what each may import besides itself and the core. `capture`, `follow` and

@@ -14,15 +14,18 @@ use super::stream::{BUFFER_BYTES, Body, Manners, STALL_MAX, Stream};
 use super::url::{Resume, Upstream};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pos::Pos;
-use crate::transport::{Line, Link, Roots, read_roots};
+use crate::token::Token;
+use crate::transport::{Line, Link, Roots, complaint, read_roots};
 use crate::wal::PageSize;
 
 /// The answer's headers may take this long: the upstream may have to begin a snapshot first.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// An acknowledgement may take this long in all.
 const ACK_MAX: Duration = Duration::from_secs(5);
-/// As much of an error page as is passed on, in bytes.
-const REASON_MAX: u64 = 200;
+/// As much of an error page as is passed on, in characters.
+const REASON_MAX: usize = 200;
+/// As much of it as is looked at, in bytes: a token in it must be there whole to be found.
+const BODY_MAX: u64 = 8 << 10;
 
 /// What servers of Go, and ours, answer where they have nothing.
 const NO_ROUTE: &str = "404 page not found";
@@ -32,7 +35,7 @@ const NO_ROUTE: &str = "404 page not found";
 pub struct Client {
     upstream: Upstream,
     follower: String,
-    token: Option<String>,
+    token: Option<Token>,
     roots: Option<Roots>,
 }
 
@@ -42,15 +45,9 @@ impl Client {
     pub fn new(
         upstream: Upstream,
         follower: String,
-        token: Option<String>,
+        token: Option<Token>,
         ca: Option<&PathBuf>,
     ) -> Result<Self> {
-        let token_is_fine = token.as_ref().is_none_or(|t| t.bytes().all(|b| b.is_ascii_graphic()));
-        if !token_is_fine {
-            return Err(Error::usage(
-                "option \"token\": expected visible ASCII characters without spaces",
-            ));
-        }
         let roots = ca.map(|path| read_roots(path)).transpose()?;
         Ok(Self { upstream, follower, token, roots })
     }
@@ -98,13 +95,13 @@ impl Client {
         link.set_patience(None);
         let mut request = self.agent(link, None).get(url);
         if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
+            request = request.header("Authorization", token.header());
         }
         let response = request.call().map_err(|error| from_ureq(&error))?;
         let status = response.status().as_u16();
         let (parts, body) = response.into_parts();
         if status != 200 {
-            return Err(refusal(status, body.into_reader()));
+            return Err(self.refusal(status, body.into_reader()));
         }
         let body = HttpBody { body: body.into_reader(), link: Arc::clone(link) };
         Ok((parts.headers, body))
@@ -113,6 +110,14 @@ impl Client {
     /// What posts acknowledgements, over one connection it keeps.
     pub fn acknowledger(&self, link: &Arc<Link>) -> Acknowledger {
         Acknowledger { agent: self.agent(link, Some(ACK_MAX)), client: self.clone() }
+    }
+
+    /// What an answer other than 200 means, without the token: the peer may have sent it back.
+    fn refusal(&self, status: u16, body: impl Read) -> Error {
+        refusal(status, body, |text| match &self.token {
+            Some(token) => token.hide_in(text),
+            None => text.to_owned(),
+        })
     }
 
     fn agent(&self, link: &Arc<Link>, total: Option<Duration>) -> Agent {
@@ -160,16 +165,16 @@ impl Acknowledger {
     pub fn post(&self, pos: Pos) -> Result<()> {
         let mut request = self.agent.post(self.client.upstream.ack_url(&self.client.follower, pos));
         if let Some(token) = &self.client.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
+            request = request.header("Authorization", token.header());
         }
         let response = request.send_empty().map_err(|error| from_ureq(&error))?;
         let status = response.status().as_u16();
         let mut body = response.into_body();
         if !(200..300).contains(&status) {
-            return Err(refusal(status, body.into_reader()));
+            return Err(self.client.refusal(status, body.into_reader()));
         }
         // Read to its end, so that the connection can be used again.
-        let mut rest = body.as_reader().take(REASON_MAX);
+        let mut rest = body.as_reader().take(BODY_MAX);
         io::copy(&mut rest, &mut io::sink()).context(|| "cannot read the answer".into())?;
         Ok(())
     }
@@ -193,12 +198,12 @@ impl Body for HttpBody {
 }
 
 /// What an answer other than 200 means to the user.
-fn refusal(status: u16, body: impl Read) -> Error {
+fn refusal(status: u16, body: impl Read, clean: impl Fn(&str) -> String) -> Error {
     let mut text = Vec::new();
     // The status says enough if the text cannot be read.
-    let _ = body.take(REASON_MAX).read_to_end(&mut text);
-    let text = String::from_utf8_lossy(&text).replace(|c: char| c.is_control(), " ");
-    let text = text.trim();
+    let _ = body.take(BODY_MAX).read_to_end(&mut text);
+    let text = clean(&String::from_utf8_lossy(&text)).replace(|c: char| c.is_control(), " ");
+    let text: String = text.trim().chars().take(REASON_MAX).collect();
     let (kind, advice) = match status {
         401 => (
             ErrorKind::Refused,
@@ -230,7 +235,7 @@ fn from_ureq(error: &ureq::Error) -> Error {
         _ => ErrorKind::Peer,
     };
     let text = match error {
-        ureq::Error::Io(inner) => inner.to_string(),
+        ureq::Error::Io(inner) => complaint(inner).unwrap_or_else(|| inner.to_string()),
         other => other.to_string(),
     };
     Error::new(kind, format!("cannot reach the upstream: {text}"))
@@ -247,7 +252,7 @@ mod tests {
     #[test]
     fn refusals_pass_the_reason_on_and_advise() {
         let check = |status: u16, body: &str, kind: ErrorKind, text: &str| {
-            let error = refusal(status, body.as_bytes());
+            let error = refusal(status, body.as_bytes(), str::to_owned);
             assert_eq!(error.kind(), kind);
             assert!(error.to_string().contains(text), "{error}");
         };
@@ -259,6 +264,6 @@ mod tests {
         check(302, "", ErrorKind::Refused, "redirects");
         check(500, "a\x1b[1mb", ErrorKind::Peer, "500: a [1mb");
         let long = "x".repeat(10_000);
-        assert!(refusal(500, long.as_bytes()).to_string().len() < 300);
+        assert!(refusal(500, long.as_bytes(), str::to_owned).to_string().len() < 300);
     }
 }

@@ -54,6 +54,7 @@ use crate::error::{Error, ErrorKind, Result, lock};
 use crate::host::api::randomness;
 use crate::pos::{Generation, Pos};
 use crate::registry;
+use crate::token::Token;
 use crate::transport::CONNECT_MAX;
 use crate::wal::PageSize;
 
@@ -84,7 +85,7 @@ pub struct FollowConfig {
     /// The database's path or file name there; none: the only one it serves.
     pub upstream_path: Option<String>,
     /// Sent as `Authorization: Bearer`; none: LITESTREAM_TOKEN, if it is set.
-    pub token: Option<String>,
+    pub token: Option<Token>,
     /// A PEM file with the roots to trust for https, instead of the public ones.
     pub ca: Option<PathBuf>,
     /// Whether a file that holds other data may be replaced.
@@ -166,10 +167,7 @@ fn source(config: &FollowConfig) -> Result<Source> {
         return Ok(Source::Archive(archive(&config.url)?));
     }
     let upstream = Upstream::parse(&config.url, config.upstream_path.as_deref())?;
-    let token = config
-        .token
-        .clone()
-        .or_else(|| std::env::var("LITESTREAM_TOKEN").ok().filter(|token| !token.is_empty()));
+    let token = Token::or_environment(config.token.clone())?;
     let mut id = [0; 8];
     randomness(&mut id);
     let id = format!("{:016x}", u64::from_ne_bytes(id));

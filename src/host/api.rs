@@ -70,6 +70,7 @@ routines! {
     libversion: unsafe extern "C" fn() -> *const c_char,
     libversion_number: unsafe extern "C" fn() -> c_int,
     log: unsafe extern "C" fn(c_int, *const c_char, ...),
+    next_stmt: unsafe extern "C" fn(*mut sqlite3, *mut sqlite3_stmt) -> *mut sqlite3_stmt,
     open_v2: unsafe extern "C" fn(*const c_char, *mut *mut sqlite3, c_int, *const c_char) -> c_int,
     prepare_v2: unsafe extern "C" fn(
         *mut sqlite3,
@@ -92,7 +93,9 @@ routines! {
         Destructor,
         c_uchar,
     ),
+    sql: unsafe extern "C" fn(*mut sqlite3_stmt) -> *const c_char,
     step: unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int,
+    stmt_busy: unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int,
     value_bytes: unsafe extern "C" fn(*mut sqlite3_value) -> c_int,
     value_double: unsafe extern "C" fn(*mut sqlite3_value) -> f64,
     value_int64: unsafe extern "C" fn(*mut sqlite3_value) -> i64,

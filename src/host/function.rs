@@ -15,6 +15,7 @@ use sqlite3ext_sys::{
 
 use super::api::{self, Api};
 use super::caller::Caller;
+use super::direct::require_direct;
 use super::guard::guard;
 use super::load::Registrar;
 use super::stmt::{code, error};
@@ -172,7 +173,8 @@ impl<'a> Args<'a> {
 pub type Body = fn(&Caller, &Args) -> Result<Answer>;
 
 /// Makes `body` callable as `name` with `arguments` arguments (-1: any number). Its errors read
-/// `name: what happened`.
+/// `name: what happened`. With `DIRECTONLY` among the flags no schema may call it, see
+/// [`super::direct`].
 pub fn define(
     db: &Registrar,
     name: &'static str,
@@ -181,8 +183,9 @@ pub fn define(
     body: Body,
 ) -> Result<()> {
     let api = api::api()?;
+    let is_direct = flags.contains(FunctionFlags::DIRECTONLY);
     let call = move |context: *mut sqlite3_context, values: &[*mut sqlite3_value]| {
-        call(api, context, values, name, body);
+        call(api, context, values, name, body, is_direct);
         Ok(())
     };
     let flags = flags | FunctionFlags::UTF8;
@@ -205,13 +208,20 @@ fn call(
     values: &[*mut sqlite3_value],
     name: &str,
     body: Body,
+    is_direct: bool,
 ) {
     // SAFETY: SQLite calls us with a live context.
     let db = unsafe { (api.context_db_handle)(context) };
     // SAFETY: the connection is busy with the statement that calls us, on this thread, until we
     // return.
     let caller = unsafe { Caller::new(api, db) };
-    let answer = guard(name, || body(&caller, &Args::new(api, values)));
+    let answer = guard(name, || {
+        if is_direct {
+            // SAFETY: as above.
+            unsafe { require_direct(api, db, &caller, name) }?;
+        }
+        body(&caller, &Args::new(api, values))
+    });
     // Its nested statement ends before the call does.
     drop(caller);
     // SAFETY: the context is live until we return.

@@ -15,6 +15,7 @@
 pub mod api;
 pub mod caller;
 pub mod conn;
+mod direct;
 pub mod file;
 pub mod function;
 pub mod guard;

@@ -8,7 +8,10 @@
 //! | argument | hidden: `table(a, b)`  | is needed to list anything, and not looked at again     |
 //! | filter   | as any other           | may spare the work for other rows; SQLite checks again  |
 //!
-//! Such tables may reach beyond the database, so a schema cannot use them (SQLITE_VTAB_DIRECTONLY).
+//! Tables reach beyond the database, to paths, URLs and stores, so a schema cannot use them
+//! (SQLITE_VTAB_DIRECTONLY): a view or a trigger in a file somebody sent must not tell what else
+//! this process works on.
+//!
 //! A scan that repeats the one before, as joins do, uses its rows again. SQLite may run one scan
 //! for each side of an OR and tells rows that come twice by their rowid: theirs is made of what
 //! identifies the row.
@@ -205,9 +208,7 @@ impl VTab<'_> for Table {
         _: VTabArguments,
     ) -> sqlite_loadable::Result<(String, Self)> {
         let Some(&table) = aux else { return Err(sqlite_loadable::Error::from("no table")) };
-        if !table.inputs().is_empty() {
-            forbid_in_schemas(db).map_err(|error| table_error(table, error))?;
-        }
+        forbid_in_schemas(db).map_err(|error| table_error(table, error))?;
         // SAFETY: numbers and pointers; all zeroes is how SQLite wants it. It fills it in itself.
         let base = unsafe { std::mem::zeroed() };
         let declaration = format!("CREATE TABLE x({})", table.columns().join(", "));

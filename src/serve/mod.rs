@@ -49,6 +49,7 @@ pub use tls::TlsFiles;
 
 use crate::error::{Context, Error, ErrorKind, Result, lock};
 use crate::registry::{self, Level};
+use crate::token::Token;
 use address::{Address, Bound, SocketFile};
 use front::Front;
 use hub::Hub;
@@ -59,9 +60,6 @@ use tls::Identity;
 /// How long a stop waits for threads.
 const STOP: Duration = Duration::from_secs(5);
 
-/// The longest token, in bytes: a longer one would leave no room in a request head.
-const TOKEN_BYTES_MAX: usize = 4096;
-
 /// Every server of the process.
 static SERVERS: Mutex<Vec<Arc<Server>>> = Mutex::new(Vec::new());
 
@@ -70,7 +68,7 @@ static SERVERS: Mutex<Vec<Arc<Server>>> = Mutex::new(Vec::new());
 pub struct ServeOptions {
     /// What a client must show; if there is none, `LITESTREAM_TOKEN` is looked up when the server
     /// is attached to.
-    pub token: Option<String>,
+    pub token: Option<Token>,
     /// Answer everybody, with no token.
     pub allow_anonymous: bool,
     /// Speak HTTPS.
@@ -79,7 +77,7 @@ pub struct ServeOptions {
 
 /// What all threads of one server share.
 pub(crate) struct Shared {
-    token: Option<String>,
+    token: Option<Token>,
     allow_anonymous: bool,
     tls: Option<Identity>,
     limits: Limits,
@@ -122,7 +120,7 @@ pub fn attach(addr: &str, options: ServeOptions, served: Arc<Served>) -> Result<
                    is a matter of its folder's mode";
         return Err(Error::new(ErrorKind::Usage, why));
     }
-    let token = token(options.token)?;
+    let token = Token::or_environment(options.token)?;
     let protected = token.is_none() && !options.allow_anonymous;
     let mut servers = lock(&SERVERS);
     let ours = |server: &&Arc<Server>| {
@@ -190,34 +188,9 @@ pub fn followers() -> Vec<FollowerRow> {
     databases.iter().flat_map(|served| served.followers()).collect()
 }
 
-/// The token of an option, or of the environment as it is at the moment of the call.
-pub fn token(option: Option<String>) -> Result<Option<String>> {
-    let bad = |from: &str| {
-        let why = format!(
-            "{from}: expected 1 to {TOKEN_BYTES_MAX} visible ASCII characters without spaces"
-        );
-        Err(Error::new(ErrorKind::Usage, why))
-    };
-    let good = |token: &str| {
-        (1..=TOKEN_BYTES_MAX).contains(&token.len())
-            && token.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    match option {
-        Some(token) if good(&token) => Ok(Some(token)),
-        Some(_) => bad("option \"token\""),
-        None => match std::env::var_os("LITESTREAM_TOKEN").filter(|token| !token.is_empty()) {
-            None => Ok(None),
-            Some(token) => match token.into_string() {
-                Ok(token) if good(&token) => Ok(Some(token)),
-                _ => bad("environment variable LITESTREAM_TOKEN"),
-            },
-        },
-    }
-}
-
 impl Shared {
     fn new(
-        token: Option<String>,
+        token: Option<Token>,
         allow_anonymous: bool,
         tls: Option<Identity>,
         limits: Limits,

@@ -9,9 +9,8 @@
 //! TLS 1.2 and 1.3, with the same library and the same cryptography as the client side. No early
 //! data, no renegotiation. The files are the user's: nothing of their content is in an error.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,6 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{InconsistentKeys, ServerConfig, ServerConnection};
 
 use crate::error::{Context, Error, Result, lock};
+use crate::files::read_small_file;
 use crate::registry::{self, Level};
 
 /// Between two looks at the files.
@@ -165,26 +165,9 @@ impl Pair {
     }
 }
 
-/// A small file, as the user named it. Never waits for a FIFO's writer.
 fn read(path: &Path, option: &str) -> Result<(Vec<u8>, Metadata)> {
     let what = || format!("option \"{option}\": cannot read {}", path.display());
-    let open = || -> std::io::Result<(File, Metadata)> {
-        let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-        let meta = file.metadata()?;
-        Ok((file, meta))
-    };
-    let (file, meta) = open().context(what)?;
-    if !meta.is_file() {
-        return Err(Error::usage("it is not a file").context(what()));
-    }
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).context(what)?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
-        let why = format!("it is larger than {FILE_BYTES_MAX} bytes");
-        return Err(Error::usage(why).context(what()));
-    }
-    Ok((bytes, meta))
+    read_small_file(path, FILE_BYTES_MAX).context(what)
 }
 
 fn configure(cert: &[u8], key: &[u8], files: &TlsFiles) -> Result<ServerConfig> {

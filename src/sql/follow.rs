@@ -10,6 +10,7 @@ use crate::follow::FollowConfig;
 use crate::host::caller::Caller;
 use crate::host::function::{Answer, Args};
 use crate::options::Options;
+use crate::token::Token;
 
 use super::target::{Target, main_path, wait_ms};
 
@@ -38,7 +39,7 @@ pub(super) fn follow(caller: &Caller, args: &Args) -> Result<Answer> {
     let mut options = Options::parse(args.text(1)?)?;
     let target = Target::of(caller, &mut options)?;
     let out_of_place = out_of_place(&url, &options);
-    let token = options.opt_str("token")?;
+    let token = Token::given(options.opt_str("token")?)?;
     let upstream_path = options.opt_str("path")?;
     let archive_options = ArchiveOptions::take(&mut options)?;
     let archive = options.opt_str("archive")?;

@@ -6,7 +6,8 @@ use crate::error::{Context, Error, Result};
 use crate::host::caller::Caller;
 use crate::host::function::{Answer, Args};
 use crate::options::Options;
-use crate::serve::{self, ServeOptions, TlsFiles};
+use crate::serve::{ServeOptions, TlsFiles};
+use crate::token::Token;
 
 use super::target::{Target, wait_ms};
 
@@ -17,7 +18,7 @@ pub(super) fn serve(caller: &Caller, args: &Args) -> Result<Answer> {
     let addr = args.text_required(0, "an address such as ':9090'")?.to_owned();
     let mut options = Options::parse(args.text(1)?)?;
     let target = Target::of(caller, &mut options)?;
-    let token = serve::token(options.opt_str("token")?)?;
+    let token = Token::or_environment(Token::given(options.opt_str("token")?)?)?;
     let allow_anonymous = options.opt_bool("allow_anonymous")?.unwrap_or(false);
     let tls = tls_files(&mut options)?;
     let log_bytes_min = options.opt_u64("log_bytes", LOG_BYTES)?.unwrap_or(LOG_BYTES_MIN);

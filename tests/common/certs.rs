@@ -44,6 +44,11 @@ impl Authority {
         Pair { cert: cert.pem(), key: key.serialize_pem() }
     }
 
+    /// Its own certificate and key, as if it were a server.
+    pub fn itself(&self) -> Pair {
+        Pair { cert: self.pem.clone(), key: self.issuer.key().serialize_pem() }
+    }
+
     /// What trusts it and nobody else.
     pub fn client(&self) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();

@@ -353,6 +353,11 @@ impl Db {
         self.request("script", json!({"sql": sql})).outcome(DEADLINE).unwrap();
     }
 
+    /// Loads the extension into a connection that was opened without it.
+    pub fn load(&self) {
+        self.request("load", json!({})).outcome(DEADLINE).unwrap();
+    }
+
     /// A digest of everything in the database.
     pub fn content(&self) -> String {
         let rows = self.request("hash", json!({})).outcome(DEADLINE).unwrap();

@@ -4,7 +4,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../common/certs.rs"]
+mod certs;
+
 mod liar;
+mod network;
 mod port;
+mod schema;
 mod sql;
 mod upstream;

@@ -46,10 +46,13 @@ class Standard:
                 path, timeout=timeout, isolation_level=None, check_same_thread=False,
                 uri=path.startswith("file:"), cached_statements=0)
             if extension:
-                self.db.enable_load_extension(True)
-                self.db.load_extension(extension)
+                self.load(extension)
         except self.error as error:
             raise Failure(error, getattr(error, "sqlite_errorcode", 0)) from error
+
+    def load(self, extension):
+        self.db.enable_load_extension(True)
+        self.db.load_extension(extension)
 
     def run(self, sql, values=()):
         try:
@@ -84,10 +87,13 @@ class Apsw:
             self.db = module.Connection(path, flags)
             self._any("set_busy_timeout", "setbusytimeout")(int(timeout * 1000))
             if extension:
-                self._any("enable_load_extension", "enableloadextension")(True)
-                self._any("load_extension", "loadextension")(extension)
+                self.load(extension)
         except self.error as error:
             raise Failure(error, getattr(error, "extendedresult", 0)) from error
+
+    def load(self, extension):
+        self._any("enable_load_extension", "enableloadextension")(True)
+        self._any("load_extension", "loadextension")(extension)
 
     def _any(self, *names):
         return next(getattr(self.db, name) for name in names if hasattr(self.db, name))

@@ -68,6 +68,8 @@ class Worker(threading.Thread):
         if what == "open":
             self.db = self.entrance.open(
                 request["path"], request.get("timeout", 5.0), request.get("extension", True))
+        elif what == "load":
+            self.db.load(self.entrance.extension)
         elif what == "run":
             values = [decode(value) for value in request.get("values", [])]
             rows = self.db.run(request["sql"], values)

@@ -3,12 +3,13 @@
 use std::net::UdpSocket;
 
 use litestream::serve::{ServeOptions, attach};
+use litestream::token::Token;
 
 use crate::client::{ask, connect, get};
 use crate::fixture::{Primary, unique_address};
 
 fn with_token(token: &str) -> ServeOptions {
-    ServeOptions { token: Some(token.to_owned()), ..ServeOptions::default() }
+    ServeOptions { token: Token::given(Some(token.to_owned())).unwrap(), ..ServeOptions::default() }
 }
 
 #[test]
@@ -135,10 +136,6 @@ fn bad_options_and_taken_addresses_are_explained() {
         let result = attach(address, options, std::sync::Arc::clone(&primary.served));
         result.err().unwrap().to_string()
     };
-    for token in ["", "two words", "tab\t", "\u{e9}"] {
-        let error = try_attach("127.0.0.1:0", with_token(token));
-        assert!(error.starts_with("option \"token\": expected "), "{error}");
-    }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap();
     let error = try_attach(&taken.to_string(), ServeOptions::default());

@@ -13,6 +13,7 @@ use std::io;
 
 use super::xml;
 use crate::error::{Error, ErrorKind};
+use crate::transport::complaint;
 
 /// As much of a server's own words as is passed on, in characters.
 const MESSAGE_CHARS_MAX: usize = 200;
@@ -144,7 +145,7 @@ pub fn broken(error: &ureq::Error, endpoint: &str, waited: u64) -> Error {
         ureq::Error::BadUri(_) => "its URL is not accepted".to_owned(),
         other => other.to_string(),
     };
-    unreachable(endpoint, &text)
+    unreachable(endpoint, &clean(&text))
 }
 
 /// The same for an error of the socket.
@@ -155,19 +156,15 @@ pub fn stalled(error: &io::Error, endpoint: &str, waited: u64) -> Error {
             Error::new(ErrorKind::Io, text)
         }
         io::ErrorKind::ConnectionRefused => unreachable(endpoint, "nobody listens there"),
-        _ => unreachable(endpoint, &error.to_string()),
+        _ => {
+            let complaint = complaint(error);
+            unreachable(endpoint, &complaint.unwrap_or_else(|| clean(&error.to_string())))
+        }
     }
 }
 
 fn unreachable(endpoint: &str, why: &str) -> Error {
-    // The words are those of the library for TLS, or of the system.
-    let advice = if why.contains("certificate") {
-        "; a private authority's certificate goes into the option \"ca\""
-    } else {
-        ""
-    };
-    let why = clean(why);
-    Error::new(ErrorKind::Io, format!("cannot reach the server at {endpoint}: {why}{advice}"))
+    Error::new(ErrorKind::Io, format!("cannot reach the server at {endpoint}: {why}"))
 }
 
 /// As much of a server's own words as an error may hold.
