@@ -79,6 +79,7 @@ fn calls() -> Vec<String> {
         "litestream_lag()",
         "litestream_debug()",
         "litestream_version()",
+        "litestream_verify()",
     ];
     functions.map(str::to_owned).to_vec()
 }
