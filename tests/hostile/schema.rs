@@ -91,7 +91,9 @@ fn tables(db: &Db) -> Vec<String> {
 
 /// Whether a statement was refused because the schema, and not the application, asks.
 fn is_refused(error: &str) -> bool {
-    ["unsafe use of", "prohibited in", "is not constant"].iter().any(|words| error.contains(words))
+    // 3.35 looks for the table before it forbids the subquery.
+    let words = ["unsafe use of", "prohibited in", "is not constant", "no such table: litestream"];
+    words.iter().any(|words| error.contains(words))
 }
 
 #[test]
