@@ -4,6 +4,9 @@
 //! Answers are machine-made, without comments, CDATA or attributes that matter; what is not so is
 //! simply not found.
 
+/// An entity is not longer, both its ends included: `&#x10ffff;`, and one to spare.
+const ENTITY_BYTES_MAX: usize = 11;
+
 /// The content of each element of this name, in order.
 pub fn elements<'x>(xml: &'x str, name: &str) -> Vec<&'x str> {
     let (open, close) = (format!("<{name}"), format!("</{name}>"));
@@ -20,10 +23,12 @@ pub fn elements<'x>(xml: &'x str, name: &str) -> Vec<&'x str> {
         rest = rest.get(end + 1..).unwrap_or_default();
         if empty {
             found.push("");
-        } else if let Some(end) = rest.find(&close) {
-            found.push(rest.get(..end).unwrap_or_default());
-            rest = rest.get(end + close.len()..).unwrap_or_default();
+            continue;
         }
+        // Without an end here there is none further on: looking again and again takes for ever.
+        let Some(end) = rest.find(&close) else { break };
+        found.push(rest.get(..end).unwrap_or_default());
+        rest = rest.get(end + close.len()..).unwrap_or_default();
     }
     found
 }
@@ -48,7 +53,7 @@ fn unescape(text: &str) -> String {
     while let Some(at) = rest.find('&') {
         out.push_str(rest.get(..at).unwrap_or_default());
         rest = rest.get(at..).unwrap_or_default();
-        let end = rest.find(';').filter(|end| *end <= 10);
+        let end = rest.bytes().take(ENTITY_BYTES_MAX).position(|byte| byte == b';');
         let decoded = end.and_then(|end| rest.get(1..end)).and_then(entity);
         match (decoded, end) {
             (Some(decoded), Some(end)) => {
@@ -98,6 +103,17 @@ mod tests {
         for broken in ["<Key", "<Key>", "<Key>a</Ke", "<", "Key", "<Key/", "</Key>"] {
             assert!(elements(broken, "Key").len() <= 1, "{broken}");
         }
+    }
+
+    /// A server could keep a thread busy for hours with an answer of some MiB: for each beginning
+    /// the end was looked for through all the rest.
+    #[test]
+    fn what_has_no_end_is_read_once() {
+        let many = |part: &str| part.repeat((16 << 20) / part.len());
+        assert!(elements(&many("<Key>"), "Key").is_empty());
+        assert_eq!(elements(&many("<Keys>"), "Key").len(), 0);
+        assert_eq!(text(&format!("<Key>{}</Key>", many("&")), "Key").len(), 16 << 20);
+        assert_eq!(listing(&many("<ListBucketResult><IsTruncated>")), None);
     }
 
     #[test]
