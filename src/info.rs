@@ -2,7 +2,7 @@
 //! such facts. Order is by position: generation, then index, then offset.
 
 use std::str::FromStr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::vec;
 
 use crate::error::{Error, Result};
@@ -126,6 +126,18 @@ impl WalSegmentInfo {
     }
 }
 
+/// Adds up sizes in bytes; saturates, for a listing may say anything.
+pub fn total(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
+}
+
+/// The time itself, or the nearest that a text can show: a store or an object may name one before
+/// 1970 or after 9999.
+pub fn showable(time: SystemTime) -> SystemTime {
+    const LAST_MS: u64 = 253_402_300_799_999;
+    time.clamp(UNIX_EPOCH, UNIX_EPOCH + Duration::from_millis(LAST_MS))
+}
+
 /// The snapshots taken at `time` or later.
 pub fn filter_snapshots_after(snapshots: &[SnapshotInfo], time: SystemTime) -> Vec<SnapshotInfo> {
     snapshots.iter().filter(|snapshot| snapshot.created_at >= time).copied().collect()
@@ -206,7 +218,6 @@ pub fn slice_wal_segment_iterator(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, UNIX_EPOCH};
 
     fn at(seconds: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(seconds)
@@ -248,6 +259,19 @@ mod tests {
             let error = text.parse::<CheckpointMode>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("unknown checkpoint mode {text:?}")), "{error}");
         }
+    }
+
+    /// A store that lists absurd sizes, or an object from before 1970, made the tables and plans of
+    /// a restore fail with an internal panic.
+    #[test]
+    fn what_a_store_says_can_be_added_up_and_shown() {
+        assert_eq!(total([1, 2, 3].into_iter()), 6);
+        assert_eq!(total([1, u64::MAX, 5].into_iter()), u64::MAX);
+        let shown = |time| humantime::format_rfc3339_micros(showable(time)).to_string();
+        let day = Duration::from_secs(86_400);
+        assert_eq!(shown(UNIX_EPOCH - day), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(shown(UNIX_EPOCH + day), "1970-01-02T00:00:00.000000Z");
+        assert_eq!(shown(UNIX_EPOCH + 5_000_000 * day), "9999-12-31T23:59:59.999000Z");
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //! One history, numbered by transactions; no generations. What is where is said in ltx/names.rs,
 //! what is in a file in ltx/file.rs, which files make a state in ltx/cover.rs.
 
-mod cover;
+pub(super) mod cover;
 mod crc;
 mod file;
-mod names;
+pub(super) mod names;
 
 use std::io::Read;
 use std::time::SystemTime;
@@ -18,6 +18,7 @@ use super::sink::{PageSink, Target, Until};
 use super::store::Object;
 use super::tree::GENERATIONS;
 use crate::error::{Error, ErrorKind, Result};
+use crate::info::{showable, total};
 use cover::{File, Limit, cover};
 pub use file::{Decoder, Header};
 pub use names::{Span, TxId};
@@ -116,13 +117,14 @@ impl Plan {
                 "size": file.size,
             })
         });
+        let time = showable(self.header.created_at);
         json!({
             "layout": "ltx",
             "txid": self.header.max.to_string(),
-            "timestamp": humantime::format_rfc3339_millis(self.header.created_at).to_string(),
+            "timestamp": humantime::format_rfc3339_millis(time).to_string(),
             "page_size": self.header.page_size.get(),
             "page_count": self.header.page_count,
-            "bytes": self.files.iter().map(|file| file.size).sum::<u64>(),
+            "bytes": total(self.files.iter().map(|file| file.size)),
             "files": files.collect::<Vec<_>>(),
         })
     }

@@ -23,6 +23,7 @@ use std::time::SystemTime;
 use super::label::Moment;
 use super::{Archive, Listing, SegmentObject, SnapshotObject};
 use crate::error::{Error, ErrorKind, Result};
+use crate::info::showable;
 use crate::pos::{Generation, Index, Offset, Pos};
 
 /// A state asked for.
@@ -408,7 +409,7 @@ fn no_snapshot(listing: &Listing) -> Error {
 
 /// As messages show it: microseconds, UTC.
 pub fn shown(time: SystemTime) -> String {
-    humantime::format_rfc3339_micros(time).to_string()
+    humantime::format_rfc3339_micros(showable(time)).to_string()
 }
 
 /// The labels of an archive's objects, read when asked for.

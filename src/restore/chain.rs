@@ -19,6 +19,7 @@ use crate::archive::sink::PageSink;
 use crate::archive::{Archive, SegmentObject};
 use crate::error::{Error, Result};
 use crate::header::page_size_of;
+use crate::info::total;
 use crate::pos::{Index, Offset, Pos};
 use crate::team::in_order;
 use crate::wal::PageSize;
@@ -212,7 +213,7 @@ pub fn describe(means: &Means, chain: &Chain) -> Result<Value> {
     let mut times = LabelTimes(archive);
     let key = |end: Option<&SegmentObject>| end.map(|it| archive.segment_key(it)).transpose();
     let (first, last) = (key(chain.segments.first())?, key(chain.segments.last())?);
-    let bytes: u64 = chain.segments.iter().map(|segment| segment.info.size).sum();
+    let bytes = total(chain.segments.iter().map(|segment| segment.info.size));
     let commits = chain.segments.last().map(|last| times.segment(last)).transpose()?;
     let moment = commits.as_ref().and_then(|commits| {
         let within = |end: Offset| chain.cut.is_none_or(|cut| end <= cut);

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::caller::Caller;
 use crate::host::function::Answer;
 use crate::host::table::{Given, Input, Listing as Found, Rows, SearchDef};
-use crate::info::{SnapshotInfo, WalSegmentInfo};
+use crate::info::{SnapshotInfo, WalSegmentInfo, total};
 use crate::log::Log;
 use crate::options::Options;
 use crate::pos::{Generation, Offset, Pos};
@@ -242,7 +242,7 @@ fn summaries(listings: &[Listing]) -> Vec<Summary> {
             end,
             snapshots: listing.snapshots.len(),
             segments: listing.segments.len(),
-            size: snapshots.map(|info| info.size).chain(segments.map(|info| info.size)).sum(),
+            size: total(snapshots.map(|it| it.size).chain(segments.map(|it| it.size))),
         })
     };
     listings.iter().filter_map(summary).collect()
