@@ -73,11 +73,13 @@ impl<R: Read> Decoder<R> {
 
 impl<R: Read> Read for Decoder<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Before anything else: what a failure left in `content` has not been proved.
+        if self.state == State::Failed {
+            return Err(Error::corrupt("LZ4 frame failed before").into());
+        }
         while self.given == self.content.len() {
-            match self.state {
-                State::Open => {}
-                State::Ended => return Ok(0),
-                State::Failed => return Err(Error::corrupt("LZ4 frame failed before").into()),
+            if self.state == State::Ended {
+                return Ok(0);
             }
             self.fill().inspect_err(|_| self.state = State::Failed)?;
         }

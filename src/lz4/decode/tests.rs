@@ -55,6 +55,18 @@ fn piecewise(frame: &[u8], max: u64, step: usize) -> Result<Vec<u8>> {
     }
 }
 
+/// What a block with a wrong checksum left in the buffer was given out by the read after the error.
+#[test]
+fn after_an_error_nothing_comes() {
+    let mut rest = (5 | STORED).to_le_bytes().to_vec();
+    rest.extend_from_slice(b"wrong\x01\x02\x03\x04\0\0\0\0");
+    let bytes = frame(VERSION | INDEPENDENT | BLOCK_CHECKSUMS, 4 << 4, &rest);
+    let mut decoder = Decoder::new(bytes.as_slice(), 100);
+    for _ in 0..3 {
+        assert!(decoder.read(&mut [0; 2]).is_err());
+    }
+}
+
 #[track_caller]
 fn check_error(frame: &[u8], max: u64, expected: &str) {
     for result in [whole(frame, max), piecewise(frame, max, 1000)] {
