@@ -96,7 +96,10 @@ impl Cursor {
         }
         let same_generation = start.generation == expected.generation;
         if same_generation && start.offset == Offset::ZERO {
-            if self.skip.is_none() && !self.open && start.index == expected.index.next() {
+            // After the last index there is comes none, not even itself again.
+            let next = expected.index.next();
+            let is_next = start.index == next && next > expected.index;
+            if self.skip.is_none() && !self.open && is_next {
                 self.pos = Some(start);
                 self.chain = None;
                 return Ok(());
