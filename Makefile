@@ -39,6 +39,10 @@ soak: setup  ## the long form of every test; SEED=n repeats a run
 audit: setup  ## known flaws in the crates built in: fetches the RustSec database, fails without it
 	$(DENY) advisories
 
+fuzz:  ## look for inputs that break a parser: TARGET=name, TIME=seconds for each
+	@scripts/setup fuzz
+	@TIME=$(or $(TIME),60) scripts/fuzz $(TARGET)
+
 bench: build  ## lag, write rates, archives; as tables and as JSON lines in target/bench/
 	cargo bench --locked --bench live --bench archive
 
@@ -65,4 +69,4 @@ clean:  ## remove what was built and what setup put in .venv/
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-.PHONY: build demo test check test-sql update-expected test-oldest soak audit bench fmt lint doc setup install clean help
+.PHONY: build demo test check test-sql update-expected test-oldest soak audit fuzz bench fmt lint doc setup install clean help

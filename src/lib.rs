@@ -36,6 +36,10 @@ pub mod databases;
 
 pub mod sql;
 
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/targets/mod.rs"]
+pub mod fuzz;
+
 use std::ffi::{c_char, c_int};
 
 use sqlite_loadable::ext::{sqlite3, sqlite3_api_routines};

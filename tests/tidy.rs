@@ -26,6 +26,10 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// A `SAFETY:` note stands at most so many lines above its `unsafe`.
 const NOTE_LINES_MAX: usize = 8;
 
+/// Folders of what was made or found, not written.
+const OTHERS: &[&str] =
+    &[".git", ".venv", "target", "__pycache__", "corpus", "artifacts", "coverage"];
+
 /// Values and bytes: no I/O on databases, no threads, no SQLite.
 const CORE: &[&str] = &[
     "error", "files", "header", "info", "lz4", "options", "percent", "pos", "record", "redact",
@@ -274,7 +278,7 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
         let name = path.file_name().unwrap().to_str().unwrap();
         if !path.is_dir() {
             into.push(path);
-        } else if ![".git", ".venv", "target", "__pycache__"].contains(&name) {
+        } else if !OTHERS.contains(&name) {
             collect(&path, into);
         }
     }

@@ -14,6 +14,9 @@
 mod crypt;
 mod file;
 mod folder;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/archive.rs"]
+pub(crate) mod fuzz;
 pub mod hold;
 pub mod label;
 mod listing;

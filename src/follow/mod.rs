@@ -24,6 +24,9 @@ mod dir;
 mod fetch;
 mod found;
 mod frames;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/follow.rs"]
+pub(crate) mod fuzz;
 mod held;
 mod image;
 mod index;

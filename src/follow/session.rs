@@ -415,7 +415,7 @@ fn read_pages(from: &mut impl Read, page_size: PageSize, replica: &mut Replica) 
 }
 
 /// Fills `unit`; false if there is nothing left, an error if there is less.
-fn read_unit(from: &mut impl Read, unit: &mut [u8]) -> Result<bool> {
+pub(super) fn read_unit(from: &mut impl Read, unit: &mut [u8]) -> Result<bool> {
     let mut done = 0;
     while let Some(rest) = unit.get_mut(done..).filter(|rest| !rest.is_empty()) {
         match from.read(rest).map_err(cut_short)? {

@@ -13,6 +13,9 @@
 mod below;
 mod chain;
 mod destination;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/restore.rs"]
+pub(crate) mod fuzz;
 mod image;
 mod overlay;
 mod segment;

@@ -24,6 +24,9 @@ mod checksums;
 mod chunk;
 mod conn;
 mod front;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/serve.rs"]
+pub(crate) mod fuzz;
 mod head;
 mod hub;
 mod limits;

@@ -6,6 +6,9 @@
 
 mod archives;
 mod follow;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/times.rs"]
+pub(crate) mod fuzz;
 mod inspect;
 mod replicate;
 mod restore;

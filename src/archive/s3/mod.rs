@@ -19,7 +19,7 @@ mod digest;
 mod http;
 mod refusal;
 mod upload;
-mod xml;
+pub(super) mod xml;
 
 use std::io::{self, Read};
 use std::sync::Arc;
