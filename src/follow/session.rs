@@ -392,7 +392,10 @@ impl<'a> Session<'a> {
         if shown.is_some() {
             self.published = Instant::now();
             self.unshown = false;
-            self.shared.update(|inner| inner.position = shown);
+            self.shared.update(|inner| {
+                inner.position = shown;
+                inner.error = None;
+            });
         }
         Ok(())
     }

@@ -11,9 +11,12 @@
 mod archive;
 mod folder;
 mod kit;
+mod pipe;
+pub mod proxy;
 mod scenario;
 pub mod servers;
 mod shell;
+pub mod stream_parts;
 
 #[allow(unused_imports, reason = "not every test program archives")]
 pub use archive::*;

@@ -28,6 +28,11 @@ pub fn assert_same(primary: &Db, replica: &Db) -> String {
     pos
 }
 
+/// How many snapshots the replicas of this host have begun to receive, as far as its log reaches.
+pub fn snapshots_received(db: &Db) -> i64 {
+    db.int("SELECT count(*) FROM litestream_log WHERE message LIKE '%receiving a snapshot%'")
+}
+
 /// The generation of a position's text.
 pub fn generation(pos: &str) -> &str {
     pos.split_once('/').unwrap_or_else(|| panic!("{pos:?} is no position")).0

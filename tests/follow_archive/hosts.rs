@@ -33,10 +33,6 @@ pub fn folder_url(path: &Path) -> String {
     format!("file://{}", path.display())
 }
 
-fn snapshots_received(db: &Db) -> i64 {
-    db.int("SELECT count(*) FROM litestream_log WHERE message LIKE '%receiving a snapshot%'")
-}
-
 /// Readers in other processes, on a replica that is killed now and then.
 #[test]
 fn readers_see_whole_transactions_whatever_happens_to_the_replica() {
