@@ -17,6 +17,8 @@ use crate::registry::{self, Level};
 
 /// Acknowledgements are at least this far apart.
 const ACK_SPACING: Duration = Duration::from_millis(50);
+/// A position is told again after this: the upstream lets go of a follower it hears nothing of.
+const ACK_AGAIN: Duration = Duration::from_secs(10);
 /// Failures in a row after which acknowledging is reported as failing.
 const ACK_FAILURES: u32 = 5;
 
@@ -77,13 +79,17 @@ pub fn acknowledge(shared: &Arc<Shared>, client: &Client) {
     let link = shared.new_link();
     let acknowledger = client.acknowledger(&link);
     let mut told = None;
+    let mut told_at = Instant::now();
     let mut failures = 0_u32;
     while !shared.is_stopping() {
+        if told_at.elapsed() >= ACK_AGAIN {
+            told = None;
+        }
         shared.wait(Duration::from_secs(1), |inner| untold(inner, told).is_some());
         let Some((stream, pos)) = untold(&shared.get(), told) else { continue };
         match acknowledger.post(pos) {
             Ok(()) => {
-                told = Some((stream, pos));
+                (told, told_at) = (Some((stream, pos)), Instant::now());
                 failures = 0;
                 shared.sleep(ACK_SPACING);
             }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::info::WalSegmentInfo;
@@ -40,15 +40,24 @@ pub struct Segment {
     pub raw: Vec<u8>,
     /// Whether the last frame commits (or there is no frame, only the header).
     pub commit: bool,
-    /// When it was captured.
+    /// When it was captured, by a clock that may be set.
     pub created_at: SystemTime,
+    /// The same by one that may not: how old it is does not depend on what the time is said to be.
+    pub born: Instant,
     compressed: OnceLock<Option<Vec<u8>>>,
 }
 
 impl Segment {
     /// Wraps captured bytes.
     pub fn new(pos: Pos, raw: Vec<u8>, commit: bool, created_at: SystemTime) -> Self {
-        Segment { pos, raw, commit, created_at, compressed: OnceLock::new() }
+        Segment { pos, raw, commit, created_at, born: Instant::now(), compressed: OnceLock::new() }
+    }
+
+    /// The same of something older. Nothing is older than the machine's start: a time from before
+    /// that tells of a clock that was set, not of an age.
+    fn found(self) -> Self {
+        let age = SystemTime::now().duration_since(self.created_at).unwrap_or_default();
+        Segment { born: self.born.checked_sub(age).unwrap_or(self.born), ..self }
     }
 
     /// The byte after the last one.
@@ -68,7 +77,8 @@ impl Segment {
     pub fn cut(&self, offset: Offset) -> Option<Segment> {
         let skip = usize::try_from(offset.get().checked_sub(self.pos.offset.get())?).ok()?;
         let raw = self.raw.get(skip..).filter(|raw| !raw.is_empty())?.to_vec();
-        Some(Segment::new(Pos { offset, ..self.pos }, raw, self.commit, self.created_at))
+        let pos = Pos { offset, ..self.pos };
+        Some(Segment { born: self.born, ..Segment::new(pos, raw, self.commit, self.created_at) })
     }
 }
 
@@ -143,7 +153,7 @@ impl Stored {
         }
         let commit = ends_in_commit(&raw, self.pos, page_size)
             .ok_or_else(|| bad("it is not made of whole frames".into()).context(name()))?;
-        Ok(Segment::new(self.pos, raw, commit, self.created_at))
+        Ok(Segment::new(self.pos, raw, commit, self.created_at).found())
     }
 }
 

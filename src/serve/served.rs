@@ -142,7 +142,7 @@ impl Served {
 
     /// Who follows now.
     pub fn followers(&self) -> Vec<FollowerRow> {
-        let now = SystemTime::now();
+        let now = Instant::now();
         lock(&self.followers).iter().map(|follower| follower.row(&self.path, now)).collect()
     }
 
@@ -247,8 +247,10 @@ pub(crate) struct Follower {
 struct Progress {
     sent: Pos,
     applied: Option<Pos>,
+    /// When it said so last.
+    heard: Option<Instant>,
     /// End and birth of what was sent after `applied`, oldest first.
-    waiting: VecDeque<(Pos, SystemTime)>,
+    waiting: VecDeque<(Pos, Instant)>,
 }
 
 impl Follower {
@@ -268,7 +270,7 @@ impl Follower {
     }
 
     /// Bytes up to `end`, captured at `born`, are about to be sent.
-    pub(crate) fn sending(&self, end: Pos, born: SystemTime) {
+    pub(crate) fn sending(&self, end: Pos, born: Instant) {
         if self.name.is_none() {
             return;
         }
@@ -283,21 +285,26 @@ impl Follower {
     fn applied(&self, pos: Pos) {
         let mut progress = lock(&self.progress);
         progress.applied = Some(pos);
+        progress.heard = Some(Instant::now());
         while progress.waiting.front().is_some_and(|(end, _)| reaches(pos, *end)) {
             progress.waiting.pop_front();
         }
+    }
+
+    /// Since when it has acknowledged nothing; none if it never did.
+    pub(crate) fn silent(&self) -> Option<Duration> {
+        lock(&self.progress).heard.map(|heard| heard.elapsed())
     }
 
     fn has_applied(&self, pos: Pos) -> bool {
         lock(&self.progress).applied.is_some_and(|applied| reaches(applied, pos))
     }
 
-    fn row(&self, database: &Path, now: SystemTime) -> FollowerRow {
+    fn row(&self, database: &Path, now: Instant) -> FollowerRow {
         let progress = lock(&self.progress);
         let oldest = progress.waiting.front();
-        let age = oldest.map_or(0.0, |(_, born)| {
-            now.duration_since(*born).map_or(0.0, |age| age.as_secs_f64())
-        });
+        let age =
+            oldest.map_or(0.0, |(_, born)| now.saturating_duration_since(*born).as_secs_f64());
         FollowerRow {
             database: database.to_owned(),
             remote: self.remote.clone(),
@@ -328,7 +335,7 @@ mod tests {
     #[test]
     fn lag_is_the_age_of_the_oldest_commit_not_applied() {
         let follower = Follower::new(Some("f".into()), "unix".into());
-        let now = SystemTime::now();
+        let now = Instant::now();
         let lag = || follower.row(Path::new("/db"), now).lag;
         follower.sending(pos(0, 100), now - Duration::from_secs(9));
         follower.sending(pos(0, 200), now - Duration::from_secs(4));
@@ -350,7 +357,7 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let follower = Follower::new(Some("f".into()), "unix".into());
-        let now = SystemTime::now();
+        let now = Instant::now();
         for offset in 0..10_000 {
             follower.sending(pos(0, offset), now);
         }

@@ -6,7 +6,9 @@
 //!
 //! One record is one HTTP chunk and ends in a flush. The order of records is the log's. Nothing is
 //! held but the subscription, so a slow follower costs memory for one segment; one that takes no
-//! byte for a while ([`super::limits::Limits::stall`]) is dropped and may connect again.
+//! byte for a while ([`Limits::stall`]), or stops to acknowledge ([`Limits::silence`]), is dropped
+//! and may connect again. The second is for those whose system, or somebody on the way, takes our
+//! bytes and hands them to nobody.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::channel::Channel;
 use super::chunk::Sink;
+use super::limits::Limits;
 use super::reply::{Reply, http_date, push_header, status_line};
 use super::routes::StreamRequest;
 use super::served::{Follower, Served};
@@ -39,8 +42,7 @@ pub(crate) struct Session {
     pub(crate) peer: Peer,
     pub(crate) request: StreamRequest,
     pub(crate) stopping: Arc<AtomicBool>,
-    /// How long a write may make no progress.
-    pub(crate) stall: Duration,
+    pub(crate) limits: Limits,
 }
 
 impl Session {
@@ -57,7 +59,9 @@ impl Session {
     }
 
     fn serve(mut self) -> Result<()> {
-        self.channel.make_blocking(self.stall).context(|| "cannot prepare the socket".into())?;
+        self.channel
+            .make_blocking(self.limits.stall)
+            .context(|| "cannot prepare the socket".into())?;
         if self.request.checksums {
             return self.send_checksums();
         }
@@ -87,7 +91,7 @@ impl Session {
             heartbeat: request.features.heartbeat,
             lz4: request.features.lz4,
             near: self.peer.is_local(),
-            stall: self.stall,
+            limits: self.limits,
         };
         let outcome = stream.run(&self.stopping);
         self.channel.finish(std::net::Shutdown::Both);
@@ -163,7 +167,7 @@ struct Stream<'a> {
     lz4: bool,
     /// The peer is on this machine: compressing costs more than sending.
     near: bool,
-    stall: Duration,
+    limits: Limits,
 }
 
 impl Stream<'_> {
@@ -175,6 +179,7 @@ impl Stream<'_> {
             if stopping.load(Ordering::Acquire) {
                 return Ok(());
             }
+            self.require_sign_of_life()?;
             let mut wait = SLICE;
             if self.heartbeat {
                 let now = Instant::now();
@@ -202,6 +207,16 @@ impl Stream<'_> {
             }
             self.follower.sent(self.subscription.position());
         }
+    }
+
+    /// Fails if the follower has acknowledged once and does not any more.
+    fn require_sign_of_life(&self) -> Result<()> {
+        let limit = self.limits.silence;
+        if self.follower.silent().is_none_or(|silent| silent <= limit) {
+            return Ok(());
+        }
+        let why = format!("dropped: it acknowledged nothing for {} s", limit.as_secs_f32());
+        Err(Error::new(ErrorKind::Timeout, why))
     }
 
     /// The first one of a connection covers all that was committed when it was made: a follower
@@ -241,7 +256,7 @@ impl Stream<'_> {
     }
 
     fn send_segment(&mut self, segment: &Arc<Segment>) -> Result<()> {
-        self.follower.sending(segment.end(), segment.created_at);
+        self.follower.sending(segment.end(), segment.born);
         let raw = &segment.raw;
         let stored_len = raw.len() + lz4::stored_frame_overhead(raw.len());
         let compressed = if self.near { None } else { segment.compressed() };
@@ -259,7 +274,7 @@ impl Stream<'_> {
     }
 
     fn send_large(&mut self, large: &Large) -> Result<()> {
-        self.follower.sending(large.end()?, SystemTime::now());
+        self.follower.sending(large.end()?, Instant::now());
         let size = lz4::stored_frame_size(large.raw_size);
         let header = StreamRecordHeader::new(RecordType::WalSegment, large.pos, size);
         let mut from = large.open()?;
@@ -280,7 +295,8 @@ impl Stream<'_> {
         self.served.count_bytes(self.follower, self.sink.take_sent());
         sent.map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                let why = format!("dropped: it read nothing for {} s", self.stall.as_secs_f32());
+                let why =
+                    format!("dropped: it read nothing for {} s", self.limits.stall.as_secs_f32());
                 Error::new(ErrorKind::Timeout, why)
             }
             io::ErrorKind::Other => Error::new(ErrorKind::Io, error.to_string()),

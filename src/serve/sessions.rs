@@ -95,8 +95,8 @@ impl Shared {
             lock(&self.sessions.live).push(Live { served, socket, stopping });
         }
         let place = Place { shared: Arc::clone(self), socket: Arc::clone(&socket) };
-        let stall = self.limits.stall;
-        let session = Session { channel, peer, request, stopping, stall };
+        let limits = self.limits;
+        let session = Session { channel, peer, request, stopping, limits };
         let spawned = registry::spawn_worker("litestream-send", move || {
             let place = place;
             session.run();

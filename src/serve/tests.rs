@@ -192,6 +192,35 @@ fn a_follower_that_reads_nothing_is_dropped() {
     assert_eq!(running.served.followers().len(), 1);
 }
 
+/// Its system takes whatever is sent and nobody reads it: found out by what does not come back.
+#[test]
+fn a_follower_that_acknowledges_no_more_is_dropped() {
+    let limits = Limits { silence: Duration::from_millis(500), ..Limits::default() };
+    let running = Running::new("silence", limits, 512);
+    let open = |name: &str| {
+        let mut stream = running.connect();
+        let target = format!("/stream?follower={name}&features=heartbeat,ack");
+        stream.write_all(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
+        stream.read_exact(&mut [0; 17]).unwrap();
+        stream
+    };
+    let acknowledge = |name: &str| {
+        let pos = running.served.log().position().unwrap();
+        assert!(running.served.acknowledge(name, pos), "{name} is known");
+    };
+    let _mute = open("never-said-a-word");
+    let _living = open("living");
+    let _gone = open("gone");
+    acknowledge("gone");
+    until("the silent one is dropped", || {
+        acknowledge("living");
+        running.served.followers().len() < 3
+    });
+    acknowledge("never-said-a-word");
+    acknowledge("living");
+    assert!(!running.served.acknowledge("gone", running.served.log().position().unwrap()));
+}
+
 #[test]
 fn a_stop_ends_a_stream_that_is_being_written() {
     let limits = Limits::default();
