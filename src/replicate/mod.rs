@@ -40,6 +40,7 @@ mod retention;
 mod shared;
 mod snapshots;
 mod stream;
+mod trust;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -175,6 +176,7 @@ impl Replica {
             claim,
             progress: Mutex::new(Progress::new()),
             changed: Condvar::new(),
+            trust: Mutex::default(),
             stop: AtomicBool::new(false),
             urgent: AtomicBool::new(false),
             counters: Counters::default(),
@@ -224,7 +226,7 @@ impl Replica {
             pos: progress.pos,
             last_sync: if level { Some(now) } else { progress.last_sync },
             error: progress.capture.clone().or(failed).or(progress.kept.clone()),
-            lag: behind.and_then(|since| now.duration_since(since).ok()).unwrap_or_default(),
+            lag: behind.map(|since| since.elapsed()).unwrap_or_default(),
         }
     }
 

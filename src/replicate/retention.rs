@@ -1,7 +1,8 @@
 //! What may be deleted, and deleting it.
 //!
 //! The *horizon* is `retention` and `delete_after` ago, by the store's times; a clock that is ahead
-//! of everything in the archive counts no further than the newest object. Of each generation the
+//! of everything in the archive counts no further than the newest object, and one that has moved
+//! no further than it is known to have run ([`super::trust`]). Of each generation the
 //! *base* is the newest snapshot from before the horizon whose segments reach the next one without
 //! a hole: every moment since the horizon is restored from it or from a later one. What is before a
 //! base goes; a generation that ended before another's base goes as a whole, if it also began
@@ -15,11 +16,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
+use humantime::format_duration;
+
+use super::trust::Seen;
 use super::{ReplicateConfig, Shared, policy};
 use crate::archive::plan::{self, LabelTimes};
 use crate::archive::{Entry, Listing, hold};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, lock};
 use crate::pos::{Generation, Index};
+use crate::registry::{self, Level};
 
 /// Objects deleted at once.
 const BATCH: usize = 1000;
@@ -125,7 +130,8 @@ impl Retention {
         for generation in shared.archive.generations()? {
             held.push(look(shared, generation, meanwhile)?);
         }
-        let Some(horizon) = horizon(&held, now, self.keep) else { return Ok(()) };
+        let Some(now) = self.trusted(shared, &held, now) else { return Ok(()) };
+        let Some(horizon) = now.checked_sub(self.keep) else { return Ok(()) };
         let mut ask = |held: &Held| {
             meanwhile()?;
             plan::begin(&held.first, &mut LabelTimes(&shared.archive))
@@ -144,10 +150,29 @@ impl Retention {
     }
 }
 
-/// What is older may go. A clock that has jumped ahead of all there is must not make it all old.
-fn horizon(all: &[Held], now: SystemTime, keep: Duration) -> Option<SystemTime> {
-    let newest = all.iter().filter_map(|held| held.newest).max()?;
-    newest.min(now).checked_sub(keep)
+impl Retention {
+    /// The time, as far as ages may be counted by it. A clock that has jumped ahead must not make
+    /// everything old.
+    fn trusted(&self, shared: &Shared, all: &[Held], now: SystemTime) -> Option<SystemTime> {
+        let newest = all.iter().filter_map(|held| held.newest).max()?;
+        let seen = Seen { now, at: Instant::now(), newest };
+        let (trusted, news) = lock(&shared.trust).look(seen, self.keep, self.every);
+        if let Some(ahead) = news {
+            let message = format!(
+                "archive {}: the clock has moved ahead by {} beside the time that has passed; \
+                 until {} have passed nothing is deleted that is not older by both",
+                shared.archive.url(),
+                format_duration(whole_seconds(ahead)),
+                format_duration(whole_seconds(self.keep + self.every)),
+            );
+            registry::log(Level::Warn, shared.capture.path(), &message);
+        }
+        Some(trusted)
+    }
+}
+
+fn whole_seconds(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs())
 }
 
 /// Whether a full look is worth it: there is a snapshot from before the horizon, and another one.
@@ -384,15 +409,6 @@ mod tests {
         check_labelled(&all, 3, 300, &mut unreadable, &nothing);
         let all = [held(1, &[(0, 50, 3), (3, 100, 0)], 100), held(2, &[(0, 200, 0)], 200)];
         check_labelled(&all, 3, 300, &mut unreadable, &[before(3), Cut::Nothing]);
-    }
-
-    #[test]
-    fn a_clock_that_is_ahead_makes_nothing_old() {
-        let all = [held(1, &[(0, 100, 0)], 150), held(2, &[(0, 200, 0)], 500)];
-        let keep = Duration::from_secs(70);
-        assert_eq!(horizon(&all, at(300), keep), Some(at(230)));
-        assert_eq!(horizon(&all, at(9_999_999), keep), Some(at(430)));
-        assert_eq!(horizon(&[], at(300), keep), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::trust::Trust;
 use super::{Counters, ReplicateConfig, State, URLS};
 use crate::archive::Archive;
 use crate::capture::Capture;
@@ -25,10 +26,12 @@ pub(super) struct Progress {
     pub(super) noted: Option<Pos>,
     /// The newest snapshot in the archive.
     pub(super) snapshot: Option<Pos>,
+    /// The last one sent from here, and when.
+    pub(super) snapshot_sent: Option<(Pos, Instant)>,
     /// A whole chain is there.
     pub(super) complete: bool,
     pub(super) last_sync: Option<SystemTime>,
-    pub(super) behind_since: Option<SystemTime>,
+    pub(super) behind_since: Option<Instant>,
     /// What calls wait for.
     pub(super) want: Option<Pos>,
     pub(super) want_snapshot: Option<Pos>,
@@ -45,6 +48,8 @@ pub(super) struct Shared {
     pub(super) claim: Claim,
     pub(super) progress: Mutex<Progress>,
     pub(super) changed: Condvar,
+    /// What is known of the clock, for deleting by it.
+    pub(super) trust: Mutex<Trust>,
     pub(super) stop: AtomicBool,
     /// A call waits: nothing is put off.
     pub(super) urgent: AtomicBool,
@@ -62,6 +67,7 @@ impl Progress {
             pos: None,
             noted: None,
             snapshot: None,
+            snapshot_sent: None,
             complete: false,
             last_sync: None,
             behind_since: None,

@@ -129,7 +129,9 @@ impl Stream<'_> {
 
     fn has_snapshot(&mut self, snapshot: &Snapshot) {
         self.newest = Some(snapshot.info.index);
-        self.newest_at = SystemTime::now();
+        let sent = Instant::now();
+        self.newest_age = (Duration::ZERO, sent);
+        self.shared.update(|progress| progress.snapshot_sent = Some((snapshot.pos(), sent)));
         self.newest_bytes = snapshot.stored_size();
         self.asked = None;
         let counters = &self.shared.counters;
@@ -154,7 +156,7 @@ impl Stream<'_> {
             self.shared.update(|progress| progress.want_snapshot = None);
         }
         let since = policy::Since {
-            age: compare::age(self.newest_at),
+            age: self.newest_age.0 + self.newest_age.1.elapsed(),
             bytes: self.bytes_since,
             snapshot_bytes: self.newest_bytes,
         };

@@ -58,7 +58,8 @@ pub(super) struct Stream<'s> {
     pub(super) needed: Option<Pos>,
     pub(super) waiting: Option<Waiting>,
     pub(super) newest: Option<Index>,
-    pub(super) newest_at: SystemTime,
+    /// How old that was, and when.
+    pub(super) newest_age: (Duration, Instant),
     pub(super) newest_bytes: u64,
     pub(super) bytes_since: u64,
     /// When a snapshot was asked for last, and in which index.
@@ -101,7 +102,7 @@ impl<'s> Stream<'s> {
             needed: position.filter(|position| !covers(at.pos, *position)),
             waiting: None,
             newest: None,
-            newest_at: SystemTime::UNIX_EPOCH,
+            newest_age: (Duration::ZERO, Instant::now()),
             newest_bytes: 0,
             bytes_since: survey.bytes_since,
             asked: None,
@@ -134,7 +135,11 @@ impl<'s> Stream<'s> {
     fn take_over(&mut self, survey: &Survey) {
         if let Some(snapshot) = survey.snapshot {
             self.newest = Some(snapshot.info.index);
-            self.newest_at = snapshot.info.created_at;
+            let sent = lock(&self.shared.progress).snapshot_sent;
+            let ours = sent.filter(|(pos, _)| *pos == snapshot.info.pos()).map(|(_, at)| at);
+            // By two clocks only if it was sent by another process.
+            let age = || (compare::age(snapshot.info.created_at), Instant::now());
+            self.newest_age = ours.map_or_else(age, |at| (Duration::ZERO, at));
             self.newest_bytes = snapshot.info.size;
         }
     }
@@ -308,7 +313,7 @@ impl<'s> Stream<'s> {
         let complete = self.is_complete() && !self.subscription.begins_with_snapshot();
         let pos = self.at.pos;
         let noted = self.position.0.filter(|_| complete);
-        let behind = self.carried.as_ref().map(|segment| segment.created_at);
+        let behind = self.carried.as_ref().map(|segment| segment.born);
         let level = self.shared.capture.log().position() == Some(pos);
         let snapshot = self.newest.map(|index| Pos { index, ..pos.truncate() });
         self.shared.update(|progress| {
