@@ -19,7 +19,7 @@ use crate::transport::{Line, Link, Roots, complaint, read_roots};
 use crate::wal::PageSize;
 
 /// The answer's headers may take this long: the upstream may have to begin a snapshot first.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// An acknowledgement may take this long in all.
 const ACK_MAX: Duration = Duration::from_secs(5);
 /// As much of an error page as is passed on, in characters.

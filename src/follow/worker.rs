@@ -18,7 +18,7 @@ use crate::registry::{self, Level};
 /// Acknowledgements are at least this far apart.
 const ACK_SPACING: Duration = Duration::from_millis(50);
 /// A position is told again after this: the upstream lets go of a follower it hears nothing of.
-const ACK_AGAIN: Duration = Duration::from_secs(10);
+const ACK_AGAIN: Duration = Duration::from_secs(5);
 /// Failures in a row after which acknowledging is reported as failing.
 const ACK_FAILURES: u32 = 5;
 

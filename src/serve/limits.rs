@@ -23,7 +23,7 @@ pub(crate) struct Limits {
     pub(crate) answer: Duration,
     /// How long a stream's follower may take no byte.
     pub(crate) stall: Duration,
-    /// How long one that has acknowledged may be silent. A live one repeats itself every ten
+    /// How long one that has acknowledged may be silent. A live one repeats itself every five
     /// seconds, whether it has news or not.
     pub(crate) silence: Duration,
 }
@@ -39,7 +39,7 @@ impl Default for Limits {
             idle: Duration::from_secs(60),
             answer: Duration::from_secs(15),
             stall: Duration::from_secs(15),
-            silence: Duration::from_secs(35),
+            silence: Duration::from_secs(20),
         }
     }
 }

@@ -199,6 +199,8 @@ impl Stream<'_> {
                 Item::Large(large) => self.send_large(large),
             };
             match sent {
+                // The system has closed it by then, which must not look as if the follower had.
+                Err(error) if error.kind() == ErrorKind::Timeout => return Err(error),
                 Err(error) if stopping.load(Ordering::Acquire) || self.sink.has_left() => {
                     drop(error); // the effect of a stop, or of a follower that went away
                     return Ok(());

@@ -76,15 +76,16 @@ impl Socket {
         Ok(Socket::Unix(stream))
     }
 
-    /// Makes it blocking for a stream: a write that makes no progress for `timeout` fails, and so
-    /// does a connection whose peer acknowledges nothing for twice as long.
+    /// Makes it blocking for a stream: it fails when its peer takes nothing for `timeout`, whether
+    /// it is gone or does not read. A write alone would not notice for several times as long:
+    /// the system's buffer grows meanwhile.
     pub(crate) fn make_blocking(&self, timeout: Duration) -> io::Result<()> {
         match self {
             Socket::Tcp(stream) => {
                 stream.set_nonblocking(false)?;
                 stream.set_write_timeout(Some(timeout))?;
                 #[cfg(target_os = "linux")]
-                SockRef::from(stream).set_tcp_user_timeout(Some(timeout * 2))?;
+                SockRef::from(stream).set_tcp_user_timeout(Some(timeout))?;
                 Ok(())
             }
             Socket::Unix(stream) => {

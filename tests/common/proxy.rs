@@ -192,6 +192,8 @@ impl Engine {
             _ => {}
         }
         self.wait(&rules);
+        // What was changed meanwhile holds for whoever comes.
+        let rules = *self.shared.rules.lock().unwrap();
         let breaking = self.shared.breaking.lock().unwrap().take();
         if let Some(reset) = breaking {
             for wire in self.wires.drain(..) {

@@ -8,4 +8,5 @@ mod common;
 
 mod cuts;
 mod mixed;
+mod peers;
 mod wire;
