@@ -90,7 +90,7 @@ PRAGMA locking_mode = EXCLUSIVE;
 SELECT litestream_serve('127.0.0.1:0');
 PRAGMA locking_mode = NORMAL;
 
--- What follows nothing cannot be compared with anything.
+-- What follows nothing and is in no archive cannot be compared with anything.
 SELECT litestream_verify();
 SELECT litestream_verify('{"repair": "yes"}');
 SELECT litestream_verify('{"timeout_ms": 0}');

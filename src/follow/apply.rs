@@ -131,6 +131,11 @@ impl Applier {
         self.position.forget()
     }
 
+    /// The database is not what its WAL says it is: its position is not known any more.
+    pub fn distrust(&mut self) {
+        self.upstream = None;
+    }
+
     /// Bytes of a page.
     pub fn page_size(&self) -> PageSize {
         self.page_size

@@ -7,6 +7,8 @@
 //! | position | the position applied, 51 bytes with a newline, rewritten in place; empty   |
 //! |          | while it is not known                                                      |
 //!
+//! Beside them the intents (intents.rs), and `left` while nobody follows (left.rs).
+//!
 //! `replica` appears before the first byte of the database is changed and goes when it is promoted.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -110,7 +112,7 @@ impl ReplicaDir {
 
     /// Removes all that makes the database a replica, the sign that it is one first.
     pub fn unmark_replica(&self) -> Result<()> {
-        for name in [REPLICA, POSITION, FILE_NAMES[0], FILE_NAMES[1]] {
+        for name in [REPLICA, POSITION, FILE_NAMES[0], FILE_NAMES[1], super::left::LEFT] {
             self.remove(name)?;
         }
         self.sync()?;

@@ -7,7 +7,7 @@
 //! session, cursor              records in order, proved by the upstream's checksum chain
 //! replica, image, schema       into which file, the first snapshot, and another history's
 //! apply, found, frames, index  a WAL writer of its own under unmodified readers
-//! intents, dir                 where in the upstream's history the replica is, exactly
+//! intents, dir, left           where in the upstream's history the replica is, exactly
 //! keeper, worker, pace         checkpoints, threads, when
 //! meet, verify                 the replica at one position, compared with its upstream there
 //! ```
@@ -32,6 +32,7 @@ mod image;
 mod index;
 mod intents;
 mod keeper;
+mod left;
 mod meet;
 mod pace;
 mod pipe;
@@ -70,6 +71,7 @@ use shared::Shared;
 pub use shared::covers;
 use source::Source;
 use url::Upstream;
+pub use verify::{InArchive, Verdict};
 
 /// How long a stop waits for the threads to end: longer than looking up a host's name may take, the
 /// one wait of theirs that cannot be cut short.

@@ -13,7 +13,6 @@
 //! differ become, with the WAL that makes the snapshot exact, one transaction. Readers go from the
 //! old state to the new, and their schema with them (schema.rs): page 1 waits for the commit.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,12 +22,15 @@ use super::dir::ReplicaDir;
 use super::image::{self, Image, Look};
 use super::intents::UpstreamPos;
 use super::keeper::Keeper;
+use super::left::{self, identity};
 use super::pace::{CHECKPOINT_FRAMES, Moment, drain_budget, next_drain};
 use super::schema::{next_shift, shift_version};
 use super::shared::Shared;
 use crate::error::{Error, ErrorKind, Result};
+use crate::files::with_suffix;
 use crate::host::conn::Connection;
 use crate::pos::Pos;
+use crate::registry::{self, Level};
 use crate::wal::PageSize;
 
 /// How often a drain looks for its gap.
@@ -78,8 +80,8 @@ pub struct Replica {
     /// Before the applier: its connection must not be the last to close.
     keeper: Option<Keeper>,
     applier: Option<Applier>,
-    /// Which file the applier has open.
-    file: Option<(u64, u64)>,
+    /// Which files the applier has open: the database and its WAL.
+    files: Option<[Option<(u64, u64)>; 2]>,
     image: Option<Image>,
     /// Frames from which the WAL may stop applying for a gap.
     drain_at: u32,
@@ -108,7 +110,7 @@ impl Replica {
             upstream: upstream.to_owned(),
             keeper: None,
             applier: None,
-            file: None,
+            files: None,
             image: None,
             drain_at: 0,
             page: Vec::new(),
@@ -117,6 +119,7 @@ impl Replica {
         match plan {
             Plan::Fill => {}
             Plan::Open => {
+                let as_left = left::is_as_left(&replica.dir, path);
                 // Somebody took it out of WAL mode; not asked otherwise, because the connection
                 // that does it may be the last to close, and then the WAL and the position are
                 // gone.
@@ -124,6 +127,7 @@ impl Replica {
                     set_wal_mode(path, vfs)?;
                 }
                 replica.apply_to(None)?;
+                replica.doubt(as_left, is_replica && !is_filling)?;
             }
             Plan::Adopt => {
                 set_wal_mode(path, vfs)?;
@@ -131,6 +135,31 @@ impl Replica {
             }
         }
         Ok(replica)
+    }
+
+    /// Says so if what is found is not what was left: its content is compared then.
+    fn doubt(&mut self, as_left: bool, is_replica: bool) -> Result<()> {
+        let Some(applier) = &mut self.applier else { return Ok(()) };
+        let known = applier.upstream().is_some();
+        match left::doubts(known, as_left, is_replica) {
+            Some(text) => {
+                applier.distrust();
+                registry::log(Level::Warn, &self.path, &text);
+                applier.forget_position()
+            }
+            None => left::forget(&self.dir),
+        }
+    }
+
+    /// Stops for good, and notes how the database is left.
+    pub fn leave(mut self) -> Result<()> {
+        self.discard();
+        // The checkpointer first: from then on nobody writes the file.
+        self.keeper = None;
+        match self.pos() {
+            Some(_) => left::leave(&self.dir, &self.path),
+            None => Ok(()),
+        }
     }
 
     fn apply_to(&mut self, made: Option<Applier>) -> Result<()> {
@@ -147,7 +176,7 @@ impl Replica {
         let (gauge, intents) = applier.for_keeper();
         self.keeper = Some(Keeper::start(&self.path, &self.vfs, gauge, intents)?);
         self.applier = Some(applier);
-        self.file = identity(&self.path);
+        self.files = Some([identity(&self.path), identity(&with_suffix(&self.path, "-wal"))]);
         Ok(())
     }
 
@@ -253,7 +282,11 @@ impl Replica {
     pub fn commit(&mut self, page_count: u32, upstream: UpstreamPos) -> Result<()> {
         self.stage_first()?;
         if let Some(applier) = &mut self.applier {
+            let is_new = applier.upstream().is_none();
             applier.commit(page_count, upstream)?;
+            if is_new {
+                left::forget(&self.dir)?;
+            }
             let frames = applier.max_frame();
             if let Some(keeper) = &self.keeper {
                 keeper.look(frames);
@@ -335,19 +368,21 @@ impl Replica {
         Ok(())
     }
 
-    /// Fails if the file is not at its path any more: what is applied then reaches nobody.
+    /// Fails if a file is not at its path any more: what is applied then reaches nobody.
     pub fn require_file(&self) -> Result<()> {
-        match &self.file {
-            Some(file) if identity(&self.path).as_ref() != Some(file) => Err(Error::new(
-                ErrorKind::Refused,
-                format!(
+        let Some(files) = &self.files else { return Ok(()) };
+        let names = [&self.path, &with_suffix(&self.path, "-wal")];
+        for (file, name) in files.iter().zip(names) {
+            if identity(name) != *file {
+                let why = format!(
                     "{} was removed or replaced while it was followed; litestream_stop('follow'), \
-                     then follow again",
-                    self.path.display()
-                ),
-            )),
-            _ => Ok(()),
+                     close the database everywhere, then follow again",
+                    name.display()
+                );
+                return Err(Error::new(ErrorKind::Refused, why));
+            }
         }
+        Ok(())
     }
 
     /// Looks after what others may damage. For when nothing comes.
@@ -356,13 +391,6 @@ impl Replica {
         self.restart_wal(Moment::Quiet)?;
         Ok(healed)
     }
-}
-
-/// Which file is at `path`: device and inode. Only metadata is read: opening the database here
-/// would drop the host's locks on close.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.dev(), meta.ino()))
 }
 
 fn has_tables(path: &Path, vfs: &str) -> Result<bool> {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
-use super::client::{Checksums, Client};
+use super::client::Checksums;
 use super::shared::{Shared, State};
 use super::source::Source;
 use super::{Follower, source};
@@ -37,6 +37,8 @@ const POLL: Duration = Duration::from_millis(50);
 const REACH_MAX: Duration = Duration::from_secs(10);
 /// How long the upstream may pause between two checksums.
 const STALL_MAX: Duration = Duration::from_secs(15);
+/// What a replica is compared with, in messages.
+const UPSTREAM: &str = "the upstream";
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of a checksum.
@@ -53,22 +55,24 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// In words.
-    fn describe(&self) -> String {
-        format!(
-            "{} ({} of {}) not the same as upstream at {}",
-            self.differences.describe(),
-            self.differences.count(),
-            self.page_count,
-            self.pos
-        )
+    /// In words; `from`: what was compared with.
+    pub fn describe(&self, from: &str) -> String {
+        let pages = self.differences.describe();
+        let (count, pos) = (self.differences.count(), self.pos);
+        format!("{pages} ({count} of {}) differ from {from} at {pos}", self.page_count)
     }
 }
+
+/// How a state at a position of an archive's is compared with the archive; `shift` was added to its
+/// schema version. The last argument tells whether to stop.
+pub type InArchive =
+    dyn Fn(&mut Frozen, u32, Pos, &dyn Fn() -> bool) -> Result<Verdict> + Send + Sync;
 
 /// One verification.
 struct Work {
     shared: Arc<Shared>,
     source: Source,
+    in_archive: Arc<InArchive>,
     path: PathBuf,
     vfs: String,
     repair: bool,
@@ -85,6 +89,7 @@ impl Follower {
         &self,
         timeout: Duration,
         repair: bool,
+        in_archive: Arc<InArchive>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<String> {
         let stopped = Arc::new(AtomicBool::new(false));
@@ -92,6 +97,7 @@ impl Follower {
         let work = Work {
             shared: Arc::clone(&self.shared),
             source: source(&self.config)?,
+            in_archive,
             path: self.config.path.clone(),
             vfs: self.config.vfs.clone(),
             repair,
@@ -146,7 +152,7 @@ impl Work {
             self.log(Level::Info, &format!("the same as upstream at {}", found.pos));
             return Ok("ok".to_owned());
         }
-        let described = found.describe();
+        let described = found.describe(UPSTREAM);
         self.log(Level::Error, &described);
         if !self.repair {
             return Err(Error::new(
@@ -159,7 +165,7 @@ impl Work {
         self.until(|shared| shared.get().streams != streams)?;
         let again = self.verdict()?;
         if !again.differences.is_empty() {
-            let why = format!("{}, after they were replaced", again.describe());
+            let why = format!("{}, after they were replaced", again.describe(UPSTREAM));
             return Err(Error::new(ErrorKind::ChecksumMismatch, why));
         }
         let pages = found.differences.describe();
@@ -223,7 +229,7 @@ impl Work {
         let standing = visit.standing(|| self.check())?;
         match &self.source {
             Source::Server(client, _) => {
-                let mut theirs = self.ask(client)?;
+                let mut theirs = client.checksums(&self.link)?;
                 if theirs.pos.generation != standing.generation {
                     let why = "the upstream has begun another history";
                     return Err(Error::new(ErrorKind::Busy, why));
@@ -234,15 +240,12 @@ impl Work {
                 self.compare(&mut ours, shift, &mut theirs)
             }
             Source::Archive(_) => {
-                let why = "this replica follows an archive";
-                Err(Error::new(ErrorKind::Unsupported, why))
+                let frozen = visit.frozen_at(standing, &door, REACH_MAX, || self.check());
+                let (mut ours, shift) = frozen?;
+                drop(visit);
+                (self.in_archive)(&mut ours, shift, standing, &|| self.check().is_err())
             }
         }
-    }
-
-    fn ask(&self, client: &Client) -> Result<Checksums> {
-        let link = &self.link;
-        client.checksums(link)
     }
 
     fn compare(&self, ours: &mut Frozen, shift: u32, theirs: &mut Checksums) -> Result<Verdict> {

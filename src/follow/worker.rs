@@ -56,7 +56,10 @@ pub fn follow(shared: &Shared, source: &Source, mut replica: Replica) {
             }
         }
     }
-    drop(replica);
+    let path = replica.path().to_owned();
+    if let Err(error) = replica.leave() {
+        registry::log(Level::Warn, &path, &format!("follow: {error}"));
+    }
     shared.enter(State::Stopped);
 }
 

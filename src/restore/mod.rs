@@ -22,6 +22,7 @@ mod segment;
 mod snapshot;
 mod stop;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,11 +69,29 @@ pub struct Request {
 
 /// Restores, or tells the plan. Returns the position restored, or the plan as JSON.
 pub fn run(request: Request, interrupted: &dyn Fn() -> bool) -> Result<String> {
+    let body = move |stop: &Arc<Stop>| work(&request, true, stop).map(|(told, _)| told);
+    on_thread(body, interrupted)
+}
+
+/// Restores into a file without a name, in the folder of the path. It is gone when it is closed.
+pub fn scratch(request: Request, interrupted: &dyn Fn() -> bool) -> Result<File> {
+    let body = move |stop: &Arc<Stop>| {
+        let (_, file) = work(&request, false, stop)?;
+        file.ok_or_else(|| Error::bug("a plan is no file"))
+    };
+    on_thread(body, interrupted)
+}
+
+/// Does it on a thread of ours, which stops when the caller is interrupted.
+fn on_thread<T: Send + 'static>(
+    work: impl FnOnce(&Arc<Stop>) -> Result<T> + Send + 'static,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<T> {
     let stop = Arc::new(Stop::default());
     let (report, outcome) = bounded(1);
     let inside = Arc::clone(&stop);
     let body = move || {
-        let result = guard("restore", || work(&request, &inside));
+        let result = guard("restore", || work(&inside));
         let _nobody_waits_any_more = report.send(result);
     };
     let worker = registry::spawn_worker("litestream-restore", body)?;
@@ -91,25 +110,31 @@ pub fn run(request: Request, interrupted: &dyn Fn() -> bool) -> Result<String> {
     result.map_err(|error| stop.check().err().unwrap_or(error))
 }
 
-fn work(request: &Request, stop: &Arc<Stop>) -> Result<String> {
-    if !request.dry_run {
+/// What is told of it, and the file, if one was made. `named`: it is to have its name.
+fn work(request: &Request, named: bool, stop: &Arc<Stop>) -> Result<(String, Option<File>)> {
+    if named && !request.dry_run {
         destination::check(&request.path)?;
     }
     let archive = Arc::new(Archive::open(&request.url, &request.options)?);
     stop.reads(&archive)?;
     let _nothing_is_deleted_meanwhile = hold(archive.url());
     for _ in 1..TRIES_MAX {
-        match attempt(request, &archive, stop) {
+        match attempt(request, named, &archive, stop) {
             Err(error) if matches!(error.kind(), Missing | NoWalSegments) => stop.check()?,
             result => return result,
         }
     }
-    attempt(request, &archive, stop)
+    attempt(request, named, &archive, stop)
 }
 
-fn attempt(request: &Request, archive: &Arc<Archive>, stop: &Arc<Stop>) -> Result<String> {
+fn attempt(
+    request: &Request,
+    is_named: bool,
+    archive: &Arc<Archive>,
+    stop: &Arc<Stop>,
+) -> Result<(String, Option<File>)> {
     if request.dry_run {
-        return dry_run(request, archive, stop);
+        return dry_run(request, archive, stop).map(|plan| (plan, None));
     }
     let (mut destination, file) = Destination::begin(&request.path)?;
     let folder = destination.folder().to_owned();
@@ -126,8 +151,10 @@ fn attempt(request: &Request, archive: &Arc<Archive>, stop: &Arc<Stop>) -> Resul
         integrity_check(destination.name(&keep)?, stop).map_err(named)?;
     }
     stop.check()?;
-    destination.publish(&keep)?;
-    Ok(reached)
+    if is_named {
+        destination.publish(&keep)?;
+    }
+    Ok((reached, Some(keep)))
 }
 
 /// Of either kind of archive.

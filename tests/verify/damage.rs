@@ -16,6 +16,7 @@ fn damaged_pages_are_named_and_replaced() {
     let error = pair.replica.fails(VERIFY);
     assert!(error.contains("pages 7, 42-44, 100 (5 of "), "{error}");
     assert!(error.contains("litestream_verify('{\"repair\": true}')"), "{error}");
+    assert!(error.contains(" differ from the upstream at "), "{error}");
     let pos = pair.primary.text("SELECT litestream_pos()");
     assert!(error.contains(&pos), "{error} should be at {pos}");
     assert!(told(&pair.replica, "pages 7, 42-44, 100 "));

@@ -3,9 +3,11 @@
 //! of the hosts that have them open.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
 
+mod archived;
 mod between;
 #[path = "../common/mod.rs"]
 mod common;
 mod damage;
 mod equal;
+mod foreign;
 mod support;

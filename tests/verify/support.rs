@@ -60,12 +60,7 @@ impl Pair {
 
     /// Waits until the replica's checkpointer has brought everything into the database file.
     pub fn settle(&self) {
-        let shm = self.folder.file("r.db-shm");
-        until("the replica to be checkpointed", || {
-            let bytes = std::fs::read(&shm).unwrap();
-            let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
-            (word(16) == word(96)).then_some(())
-        });
+        settle(&self.replica_path());
     }
 
     /// Waits until a page of the replica's file is the primary's, of which it is known that nobody
@@ -75,6 +70,16 @@ impl Pair {
         let path = self.replica_path();
         until("the page to be checkpointed", || (page(&path, page_no) == sound).then_some(()));
     }
+}
+
+/// Waits until everything is checkpointed.
+pub fn settle(path: &Path) {
+    let shm = format!("{}-shm", path.display());
+    until("the database to be checkpointed", || {
+        let bytes = std::fs::read(&shm).unwrap();
+        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
+        (word(16) == word(96)).then_some(())
+    });
 }
 
 /// Flips one bit in the middle of a page of 4096 bytes.
