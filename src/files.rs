@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault;
 use crate::wal::WAL_HEADER_SIZE;
 
 /// Ends the name of a file that is still being written.
@@ -47,6 +48,7 @@ pub fn read_wal_file_at(path: &Path, offset: u64, n: usize) -> Result<Vec<u8>> {
 /// FIFO would until somebody writes to it.
 pub fn read_small_file(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, Metadata)> {
     let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
+    fault::at("files/small/open")?;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let meta = file.metadata()?;
     if !meta.is_file() {
@@ -90,7 +92,7 @@ pub fn remove_db_files(path: &Path) -> Result<()> {
 
 /// Removes a file, if it is there.
 fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match fault::at("files/tmp/remove").and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() == Io::NotFound => Ok(()),
         result => result,
     }

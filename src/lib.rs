@@ -7,6 +7,7 @@ pub mod pos;
 pub mod info;
 pub mod wal;
 
+pub mod fault;
 pub mod files;
 pub mod header;
 pub mod lz4;

@@ -31,6 +31,7 @@ use ureq::unversioned::transport::{
 };
 
 use crate::error::lock;
+use crate::fault;
 
 pub use trust::{Roots, complaint, read_roots};
 
@@ -163,6 +164,7 @@ impl Connector<()> for Dialer {
         details: &ConnectionDetails,
         _chained: Option<()>,
     ) -> Result<Option<Wire>, ureq::Error> {
+        fault::at("transport/connect")?;
         let socket = match &self.socket {
             Some(path) => dial_unix(path, &self.link)?,
             None => dial_tcp(details, &self.link)?,
@@ -286,7 +288,7 @@ impl Transport for Wire {
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
         let output = &self.buffers.output()[..amount];
-        (&*self.socket).write_all(output)?;
+        fault::write("transport/write", output, |part| (&*self.socket).write_all(part))?;
         Ok(())
     }
 
@@ -303,6 +305,7 @@ impl Transport for Wire {
                 _ => io::Error::from(io::ErrorKind::WouldBlock).into(),
             });
         }
+        fault::at("transport/read")?;
         let input = self.buffers.input_append_buf();
         let amount = (&*self.socket).read(input)?;
         self.buffers.input_appended(amount);

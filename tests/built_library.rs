@@ -8,14 +8,31 @@
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used)]
 
+use std::path::PathBuf;
 use std::process::Command;
 
 const ENTRY_POINT: &str = "sqlite3_litestream_init";
 
+fn library() -> PathBuf {
+    let name = if cfg!(target_os = "macos") { "liblitestream.dylib" } else { "liblitestream.so" };
+    std::env::current_exe().unwrap().with_file_name(name)
+}
+
+/// What tests use to make operations fail (the module `fault`) is no part of it: neither the
+/// function nor the variable, nor any of the names.
+#[test]
+fn nothing_in_it_fails_on_purpose() {
+    let bytes = std::fs::read(library()).unwrap();
+    let all = String::from_utf8_lossy(&bytes);
+    assert!(all.contains("litestream_replicate"), "the search finds what is there");
+    for text in ["litestream_fault", "LITESTREAM_FAULT", "log/file/sync", "follow/wal/write"] {
+        assert!(!all.contains(text), "{text}");
+    }
+}
+
 #[test]
 fn it_holds_no_sqlite_and_links_to_none() {
-    let name = if cfg!(target_os = "macos") { "liblitestream.dylib" } else { "liblitestream.so" };
-    let library = std::env::current_exe().unwrap().with_file_name(name);
+    let library = library();
     let output = Command::new("nm").arg(&library).output().unwrap();
     assert!(output.status.success(), "nm {}: {output:?}", library.display());
     let text = String::from_utf8(output.stdout).unwrap();

@@ -32,8 +32,8 @@ const OTHERS: &[&str] =
 
 /// Values and bytes: no I/O on databases, no threads, no SQLite.
 const CORE: &[&str] = &[
-    "error", "files", "header", "info", "lz4", "options", "percent", "pos", "record", "redact",
-    "token", "wal", "walindex",
+    "error", "fault", "files", "header", "info", "lz4", "options", "percent", "pos", "record",
+    "redact", "token", "wal", "walindex",
 ];
 
 /// The other modules, and what each may import besides itself and the core. `capture`, `follow` and

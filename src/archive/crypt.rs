@@ -23,6 +23,7 @@ use age::{DecryptError, Decryptor, Encryptor};
 
 use super::options::ArchiveOptions;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault;
 
 /// What every encrypted object begins with.
 const MAGIC: &[u8] = b"age-encryption.org/v1";
@@ -64,7 +65,8 @@ impl Keys {
     fn read_file(&mut self, path: &Path) -> Result<()> {
         let what = || format!("option \"age_identities\": cannot read {}", path.display());
         let mut text = String::new();
-        let file = std::fs::File::open(path).context(what)?;
+        let open = fault::at("archive/identities/open").and_then(|()| std::fs::File::open(path));
+        let file = open.context(what)?;
         file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).context(what)?;
         let before = self.identities.len();
         for line in text.lines().map(str::trim) {

@@ -24,6 +24,7 @@ use super::folder::{Entry, Folder};
 use super::store::{Object, Put, Store, Upload};
 use super::url::folder_of;
 use crate::error::{Context, Error, ErrorKind, Result, lock};
+use crate::fault::{self, Tap};
 use crate::files::TMP_EXT;
 
 /// Bytes written at once.
@@ -102,6 +103,7 @@ impl FileStore {
             let tmp = tmp_of(name);
             match self.new_file(path, &tmp) {
                 Ok((folder, file)) => {
+                    let file = Tap::new(file, "archive/file/write");
                     let file = BufWriter::with_capacity(BUFFER_BYTES, file);
                     let (key, name, tmp) = (key.to_owned(), name.to_owned(), Some(tmp));
                     return Ok(FileUpload { store: self, key, folder, file, tmp, name });
@@ -255,7 +257,7 @@ struct FileUpload<'s> {
     store: &'s FileStore,
     key: String,
     folder: Folder,
-    file: BufWriter<File>,
+    file: BufWriter<Tap<File>>,
     /// Until it has its own.
     tmp: Option<String>,
     name: String,
@@ -266,7 +268,9 @@ impl FileUpload<'_> {
         self.store.check()?;
         let what = || format!("cannot write {}", self.store.name(&self.key));
         self.file.flush().context(what)?;
-        self.file.get_ref().sync_all().context(what)?;
+        fault::at("archive/file/sync")
+            .and_then(|()| self.file.get_ref().get_ref().sync_all())
+            .context(what)?;
         if let Some(tmp) = &self.tmp {
             let published = if replace {
                 self.folder.replace(tmp, &self.name).map(|()| true)
@@ -320,6 +324,7 @@ struct FileRead {
 impl Read for FileRead {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         check(&self.closed, &self.url)?;
+        fault::at("archive/file/read")?;
         let read = (&mut self.file).take(self.left).read(out)?;
         self.left -= read as u64;
         Ok(read)
@@ -376,10 +381,12 @@ fn make_root(path: &Path) -> io::Result<()> {
     }
     let above = path.parent().ok_or(Io::NotFound)?;
     make_root(above)?;
+    fault::at("archive/root/make")?;
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != Io::AlreadyExists => return Err(error),
         _ => {}
     }
+    fault::at("archive/root/sync")?;
     File::open(above)?.sync_all()
 }
 

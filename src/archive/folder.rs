@@ -17,6 +17,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::fault;
 use crate::files::TMP_EXT;
 
 /// A writer that has not written for so long is dead.
@@ -52,6 +53,7 @@ pub type Facts = (u64, SystemTime);
 impl Folder {
     /// Opens the root, which may itself be behind a link.
     pub fn open_root(path: &Path) -> io::Result<Folder> {
+        fault::at("archive/folder/open")?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Folder { file: File::from(openat(CWD, path, flags, Mode::empty())?) })
     }
@@ -64,12 +66,14 @@ impl Folder {
 
     /// A folder in it. A link or a file of that name is an error.
     pub fn sub(&self, name: &str) -> io::Result<Folder> {
+        fault::at("archive/folder/open")?;
         let fd = openat(&self.file, name, FOLDER, Mode::empty())?;
         Ok(Folder { file: File::from(fd) })
     }
 
     /// A folder in it, made if there is none; its name survives a power loss.
     pub fn make_sub(&self, name: &str, access: Access) -> io::Result<Folder> {
+        fault::at("archive/folder/make")?;
         let mode = Mode::from_raw_mode(access.mode | 0o700);
         let made = match mkdirat(&self.file, name, mode) {
             Ok(()) => true,
@@ -86,11 +90,13 @@ impl Folder {
 
     /// Makes its names survive a power loss.
     pub fn sync(&self) -> io::Result<()> {
+        fault::at("archive/folder/sync")?;
         self.file.sync_all()
     }
 
     /// Opens a file for reading; nothing that would block is opened.
     pub fn open(&self, name: &str) -> io::Result<File> {
+        fault::at("archive/file/open")?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = File::from(openat(&self.file, name, flags, Mode::empty())?);
         if !file.metadata()?.is_file() {
@@ -101,6 +107,7 @@ impl Folder {
 
     /// A new file with a temporary name.
     pub fn create(&self, tmp: &str, access: Access) -> io::Result<File> {
+        fault::at("archive/file/create")?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode((access.mode | 0o600) & 0o666);
@@ -113,6 +120,7 @@ impl Folder {
     /// Gives a temporary file its name, unless there is such a file: false. On an error, and when
     /// it is false, the temporary name is still there.
     pub fn publish(&self, tmp: &str, name: &str) -> io::Result<bool> {
+        fault::at("archive/file/publish")?;
         match renameat_with(&self.file, tmp, &self.file, name, RenameFlags::NOREPLACE) {
             Ok(()) => return Ok(true),
             Err(Errno::EXIST) => return Ok(false),
@@ -135,11 +143,13 @@ impl Folder {
 
     /// Gives a temporary file a name, whatever was there before.
     pub fn replace(&self, tmp: &str, name: &str) -> io::Result<()> {
+        fault::at("archive/file/replace")?;
         Ok(renameat(&self.file, tmp, &self.file, name)?)
     }
 
     /// Removes a file; false if there was none.
     pub fn remove(&self, name: &str) -> io::Result<bool> {
+        fault::at("archive/file/remove")?;
         match unlinkat(&self.file, name, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT | Errno::ISDIR) => Ok(false),
@@ -149,6 +159,7 @@ impl Folder {
 
     /// Removes a folder if nothing is in it; whether it is gone.
     pub fn remove_empty(&self, name: &str) -> io::Result<bool> {
+        fault::at("archive/folder/remove")?;
         match unlinkat(&self.file, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),
             Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
@@ -190,6 +201,7 @@ impl Folder {
 
     /// Of a file in it; `None` if there is none any more.
     pub fn facts(&self, name: &str) -> io::Result<Option<Facts>> {
+        fault::at("archive/file/stat")?;
         let stat = match statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(None),
@@ -203,6 +215,7 @@ impl Folder {
 
     /// Every name that is text, and what it is: as found, in no order.
     fn scan(&self, each: &mut dyn FnMut(&str, FileType)) -> io::Result<()> {
+        fault::at("archive/folder/list")?;
         for entry in Dir::read_from(&self.file)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().to_str() else { continue };

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use super::pin::Pin;
 use super::scanner::Scanner;
 use super::{Shared, State};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault;
 use crate::host::api;
 use crate::host::conn::Connection;
 use crate::host::file::Door;
@@ -136,8 +137,9 @@ fn prove(door: &Arc<Door>, pin: &Pin, tip: Tip) -> Result<std::result::Result<u3
         return Ok(Ok(0));
     }
     let mut bytes = [0u8; WAL_FRAME_HEADER_SIZE];
-    let wal = File::open(door.wal_path())?;
-    wal.read_exact_at(&mut bytes, end - frame_size)?;
+    fault::at("capture/wal/prove")
+        .and_then(|()| File::open(door.wal_path())?.read_exact_at(&mut bytes, end - frame_size))
+        .context(|| format!("cannot read {}", door.wal_path().display()))?;
     let frame = FrameHeader::decode(&bytes);
     let same = frame.salts == chain.salts && frame.checksum == chain.checksum;
     Ok(if same { Ok(frames) } else { Err("the WAL has other commits than the log") })

@@ -16,6 +16,7 @@ use super::lock_file::{LockFile, identity};
 use super::notice::Notice;
 use super::{Request, Session, Shared, State, begin, policy};
 use crate::error::{Context, Error, ErrorKind, Result, lock};
+use crate::fault;
 use crate::host::file::Door;
 use crate::host::guard::guard;
 use crate::log::Pack;
@@ -72,7 +73,7 @@ pub(super) fn supervise(
 /// The database is looked at by name, never opened: a close would drop the host's locks on it.
 fn database_identity(shared: &Shared) -> Result<(u64, u64)> {
     let path = &shared.config.path;
-    let meta = std::fs::metadata(path);
+    let meta = fault::at("capture/database/stat").and_then(|()| std::fs::metadata(path));
     meta.map(|meta| identity(&meta)).context(|| format!("cannot find {}", path.display()))
 }
 

@@ -18,6 +18,7 @@ use rustix::fs::inotify;
 use super::scanner::Progress;
 use super::{Session, Shared, policy};
 use crate::error::{Context, Error, ErrorKind, Result, lock};
+use crate::fault;
 
 const IDLE_POLL: Duration = Duration::from_millis(100);
 const BUSY_POLL: Duration = Duration::from_micros(500);
@@ -132,6 +133,7 @@ fn pause(looking: Option<(Instant, Duration)>, now: Instant) -> Duration {
 }
 
 fn watch(wal: &Path) -> Result<OwnedFd> {
+    fault::at("capture/events/open")?;
     let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
     let events = inotify::init(flags).map_err(std::io::Error::from).context(|| "inotify".into())?;
     inotify::add_watch(&events, wal, inotify::WatchFlags::MODIFY)
@@ -142,6 +144,7 @@ fn watch(wal: &Path) -> Result<OwnedFd> {
 
 /// Takes all waiting events; what they say is always the same.
 fn drain(events: &OwnedFd) -> Result<()> {
+    fault::at("capture/events/read").context(|| "inotify".into())?;
     let mut buffer = [0u8; 4096];
     loop {
         match rustix::io::read(events, &mut buffer) {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::pin::LetGo;
 use super::{Counters, policy, view::View};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault;
 use crate::host::file::Door;
 use crate::log::{Log, Pack, SEGMENT_BYTES_MAX, Segment, Tip};
 use crate::pos::{Offset, Pos};
@@ -58,7 +59,9 @@ impl Scanner {
         let_go: LetGo,
     ) -> Result<Scanner> {
         let path = door.wal_path();
-        let wal = File::open(path).context(|| format!("cannot open {}", path.display()))?;
+        let wal = fault::at("capture/wal/open")
+            .and_then(|()| File::open(path))
+            .context(|| format!("cannot open {}", path.display()))?;
         let page_size = door.page_size();
         let view = View::open(door)?;
         let log = Arc::clone(log);
@@ -191,8 +194,8 @@ impl Scanner {
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.wal
-            .read_exact_at(buffer, offset)
+        fault::at("capture/wal/read")
+            .and_then(|()| self.wal.read_exact_at(buffer, offset))
             .context(|| format!("cannot read {} bytes of the WAL at {offset}", buffer.len()))
     }
 }

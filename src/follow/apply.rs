@@ -29,6 +29,7 @@ use super::frames::Batch;
 use super::index::{Gauge, WalIndex};
 use super::intents::{Intents, LocalState, UpstreamPos};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault;
 use crate::host::api::random;
 use crate::host::file::{Door, Mode, ShmLock};
 use crate::pages::Frozen;
@@ -76,12 +77,10 @@ impl Applier {
         let door = Door::open(path, vfs)?;
         let mut index = WalIndex::open(&door)?;
         let (write, header) = take_write_lock(&door, &index, path, vfs)?;
-        let wal = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(door.wal_path())
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let wal = fault::at("follow/wal/open")
+            .and_then(|()| options.open(door.wal_path()))
             .context(|| format!("cannot open {}", door.wal_path().display()))?;
         let on_file = read_wal_header(&wal)?;
         index.clean_above(header.max_frame)?;
@@ -276,7 +275,9 @@ impl Applier {
         self.written = None;
         let length = self.wal.metadata().map_or(0, |meta| meta.len());
         if length > WAL_KEEP_BYTES {
-            self.wal.set_len(0).context(|| self.what("truncate"))?;
+            fault::at("follow/wal/truncate")
+                .and_then(|()| self.wal.set_len(0))
+                .context(|| self.what("truncate"))?;
         }
         self.write_header(salts)?;
         Ok(true)
@@ -289,7 +290,9 @@ impl Applier {
         }
         if let Some(frame) = self.index.find(page_no, self.header.max_frame)? {
             let at = frame_offset(self.page_size, frame) + WAL_FRAME_HEADER_SIZE as u64;
-            self.wal.read_exact_at(page, at).context(|| self.what("read"))?;
+            fault::at("follow/wal/read")
+                .and_then(|()| self.wal.read_exact_at(page, at))
+                .context(|| self.what("read"))?;
             return Ok(true);
         }
         let at = u64::from(page_no - 1) * u64::from(self.page_size.get());
@@ -358,8 +361,11 @@ impl Applier {
     fn write_header(&mut self, salts: [u32; 2]) -> Result<Chain> {
         self.checkpoint_seq = self.checkpoint_seq.wrapping_add(1);
         let header = WalHeader::new(ByteOrder::NATIVE, self.page_size, self.checkpoint_seq, salts);
-        let done = self.wal.write_all_at(&header.encode(), 0).and_then(|()| self.wal.sync_data());
-        done.context(|| self.what("write"))?;
+        let write = |bytes: &[u8]| self.wal.write_all_at(bytes, 0);
+        fault::write("follow/wal/begin", &header.encode(), write)
+            .and_then(|()| fault::at("follow/wal/sync"))
+            .and_then(|()| self.wal.sync_data())
+            .context(|| self.what("write"))?;
         let chain = Chain::start(&header);
         self.published = Some(chain);
         self.written = Some(chain);
@@ -368,7 +374,8 @@ impl Applier {
 
     fn write_out(&self, first: u32) -> Result<()> {
         let at = frame_offset(self.page_size, first);
-        self.wal.write_all_at(&self.out, at).context(|| self.what("write"))
+        fault::write("follow/wal/write", &self.out, |out| self.wal.write_all_at(out, at))
+            .context(|| self.what("write"))
     }
 
     fn enter(&mut self, first: u32) -> Result<()> {

@@ -19,6 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::intents::FILE_NAMES;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault;
 use crate::info::META_DIR_SUFFIX;
 use crate::pos::Pos;
 
@@ -52,7 +53,8 @@ impl ReplicaDir {
         // Only metadata is read: opening the database here would drop the host's locks on close.
         let read_bits = fs::metadata(database).map_or(0o600, |meta| meta.mode()) & 0o444;
         let mode = 0o300 | read_bits | read_bits >> 2;
-        match DirBuilder::new().mode(mode | 0o700).create(&self.path) {
+        let make = || DirBuilder::new().mode(mode | 0o700).create(&self.path);
+        match fault::at("follow/folder/make").and_then(|()| make()) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
             other => other.context(|| format!("cannot create {}", self.path.display())),
         }
@@ -75,17 +77,22 @@ impl ReplicaDir {
         let temporary = self.path.join("replica.tmp");
         let target = self.path.join(REPLICA);
         let what = || format!("cannot write {}", target.display());
-        let mut file = File::create(&temporary).context(what)?;
         let text = format!("upstream={upstream}\nsince={since}\nschema={schema_shift}\n");
-        file.write_all(text.as_bytes()).context(what)?;
-        file.sync_all().context(what)?;
-        fs::rename(&temporary, &target).context(what)?;
+        let open = fault::at("follow/sign/create").and_then(|()| File::create(&temporary));
+        let mut file = open.context(what)?;
+        fault::write("follow/sign/write", text.as_bytes(), |text| file.write_all(text))
+            .and_then(|()| fault::at("follow/sign/sync"))
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fault::at("follow/sign/rename"))
+            .and_then(|()| fs::rename(&temporary, &target))
+            .context(what)?;
         self.sync()
     }
 
     /// What is added to the upstream's schema version; 0 if nothing is known.
     pub fn schema_shift(&self) -> u32 {
-        let text = fs::read_to_string(self.path.join(REPLICA)).unwrap_or_default();
+        let read = || fs::read_to_string(self.path.join(REPLICA));
+        let text = fault::at("follow/sign/read").and_then(|()| read()).unwrap_or_default();
         let shift = text.lines().find_map(|line| line.strip_prefix("schema="));
         shift.and_then(|shift| shift.parse().ok()).unwrap_or(0)
     }
@@ -95,7 +102,8 @@ impl ReplicaDir {
     pub fn mark_filling(&self) -> Result<File> {
         let path = self.path.join(FILLING);
         let what = || format!("cannot write {}", path.display());
-        let file = open_in_place(&path).context(what)?;
+        let open = fault::at("follow/filling/open").and_then(|()| open_in_place(&path));
+        let file = open.context(what)?;
         if !crate::host::os::lock_file(&file).context(what)? {
             let text = "another process is writing the first snapshot of this replica";
             return Err(Error::new(ErrorKind::Busy, text));
@@ -123,7 +131,10 @@ impl ReplicaDir {
 
     /// The position other processes wrote last, if there is one.
     pub fn read_position(&self) -> Option<Pos> {
-        let read = || fs::read_to_string(self.path.join(POSITION)).ok();
+        let read = || {
+            fault::at("follow/position/read").ok()?;
+            fs::read_to_string(self.path.join(POSITION)).ok()
+        };
         // Rewritten in place, so it is read until nothing of it changes meanwhile.
         let mut text = read()?;
         while let Some(again) = read().filter(|again| *again != text) {
@@ -136,16 +147,16 @@ impl ReplicaDir {
     pub fn position_file(&self) -> Result<PositionFile> {
         let path = self.path.join(POSITION);
         let what = || format!("cannot open {}", path.display());
-        let file = open_in_place(&path).context(what)?;
+        let open = fault::at("follow/position/open").and_then(|()| open_in_place(&path));
+        let file = open.context(what)?;
         file.set_permissions(fs::Permissions::from_mode(self.file_mode())).context(what)?;
         Ok(PositionFile { file, path })
     }
 
     /// Makes names that were made or removed in the directory survive a loss of power.
     pub fn sync(&self) -> Result<()> {
-        let directory = File::open(&self.path);
-        directory
-            .and_then(|directory| directory.sync_all())
+        fault::at("follow/folder/sync")
+            .and_then(|()| File::open(&self.path)?.sync_all())
             .context(|| format!("cannot sync {}", self.path.display()))
     }
 
@@ -157,7 +168,7 @@ impl ReplicaDir {
 
     fn remove(&self, name: &str) -> Result<()> {
         let path = self.path.join(name);
-        match fs::remove_file(&path) {
+        match fault::at("follow/sign/remove").and_then(|()| fs::remove_file(&path)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             other => other.context(|| format!("cannot remove {}", path.display())),
         }
@@ -175,13 +186,17 @@ impl PositionFile {
     pub fn write(&self, pos: Pos) -> Result<()> {
         let text = format!("{pos}\n");
         debug_assert_eq!(text.len(), POSITION_SIZE);
-        let done = self.file.write_all_at(text.as_bytes(), 0);
+        let done = fault::write("follow/position/write", text.as_bytes(), |text| {
+            self.file.write_all_at(text, 0)
+        });
         done.context(|| format!("cannot write {}", self.path.display()))
     }
 
     /// Says that the position is not known, until the next is written.
     pub fn forget(&self) -> Result<()> {
-        self.file.set_len(0).context(|| format!("cannot empty {}", self.path.display()))
+        fault::at("follow/position/truncate")
+            .and_then(|()| self.file.set_len(0))
+            .context(|| format!("cannot empty {}", self.path.display()))
     }
 }
 

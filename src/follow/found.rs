@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use super::index::WalIndex;
 use super::intents::LocalState;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault;
 use crate::host::conn::Connection;
 use crate::host::file::{Door, Mode, ShmLock};
 use crate::wal::{Chain, WAL_HEADER_SIZE, WalHeader};
@@ -29,7 +30,7 @@ const WRITE_LOCK_MAX: Duration = Duration::from_secs(2);
 /// The header on file; none if it is cut short or is not one.
 pub fn read_wal_header(wal: &File) -> Result<Option<WalHeader>> {
     let mut bytes = [0; WAL_HEADER_SIZE];
-    match wal.read_exact_at(&mut bytes, 0) {
+    match fault::at("follow/wal/look").and_then(|()| wal.read_exact_at(&mut bytes, 0)) {
         Ok(()) => Ok(WalHeader::decode(&bytes).ok()),
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error).context(|| "cannot read the WAL".into()),

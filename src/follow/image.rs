@@ -17,6 +17,7 @@ use super::dir::ReplicaDir;
 use super::frames::set_wal_mode;
 use super::intents::UpstreamPos;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault;
 use crate::header::{MAGIC, page_size_of};
 use crate::host::file::RawFile;
 use crate::wal::PageSize;
@@ -164,7 +165,7 @@ fn remove_leftovers(path: &Path) -> Result<()> {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         let name = PathBuf::from(name);
-        match std::fs::remove_file(&name) {
+        match fault::at("follow/leftovers/remove").and_then(|()| std::fs::remove_file(&name)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).context(|| format!("cannot remove {}", name.display()));
             }

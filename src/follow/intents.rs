@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Context, Result, lock};
+use crate::fault::{self, Tap};
 use crate::pos::{Generation, Index, Offset, Pos};
 use crate::wal::{ByteOrder, Chain, Checksum, PageSize, Salts, checksum};
 
@@ -219,9 +220,8 @@ impl Intents {
     pub fn append(&self, upstream: UpstreamPos, local: LocalState) -> Result<()> {
         let mut journal = lock(&self.state);
         let record = Intent { upstream, local, sequence: journal.sequence }.encode();
-        journal
-            .file
-            .write_all_at(&record, journal.length)
+        let write = |record: &[u8]| journal.file.write_all_at(record, journal.length);
+        fault::write("follow/intents/write", &record, write)
             .context(|| self.what("write", journal.turn))?;
         journal.length += RECORD_SIZE as u64;
         journal.sequence = journal.sequence.saturating_add(1);
@@ -237,7 +237,9 @@ impl Intents {
             let mut journal = lock(&self.state);
             let turn = 1 - journal.turn;
             let file = open_file(&self.directory.join(FILE_NAMES[turn]))?;
-            file.set_len(0).context(|| self.what("truncate", turn))?;
+            fault::at("follow/intents/truncate")
+                .and_then(|()| file.set_len(0))
+                .context(|| self.what("truncate", turn))?;
             journal.turn = turn;
             journal.file = Arc::new(file);
             journal.length = 0;
@@ -255,7 +257,9 @@ impl Intents {
             }
             (Arc::clone(&journal.file), journal.turn)
         };
-        file.sync_data().context(|| self.what("sync", turn))
+        fault::at("follow/intents/sync")
+            .and_then(|()| file.sync_data())
+            .context(|| self.what("sync", turn))
     }
 
     fn what(&self, verb: &str, turn: usize) -> String {
@@ -264,22 +268,21 @@ impl Intents {
 }
 
 fn open_file(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    fault::at("follow/intents/open")
+        .and_then(|()| options.open(path))
         .context(|| format!("cannot open {}", path.display()))
 }
 
 /// Every valid record up to the first that is not; none if there is no file.
 fn read_records(path: &Path, mut each: impl FnMut(Intent)) -> Result<()> {
     let what = || format!("cannot read {}", path.display());
-    let file = match File::open(path) {
+    let file = match fault::at("follow/intents/open").and_then(|()| File::open(path)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.context(what)?,
     };
+    let file = Tap::new(file, "follow/intents/read");
     let mut reader = BufReader::with_capacity(RECORD_SIZE * 1024, file);
     let mut bytes = [0; RECORD_SIZE];
     loop {

@@ -16,7 +16,7 @@ use sqlite3ext_sys::{
 };
 
 use super::api;
-use super::stmt::{Handle, OK, c_text, code, error};
+use super::stmt::{Handle, OK, c_text, code, error, fault_at};
 use crate::error::{Error, ErrorKind, Result, lock};
 
 pub use super::caller::Caller;
@@ -59,6 +59,7 @@ impl Connection {
     /// Opens `path` for reading and writing through the VFS named `vfs` (empty: the default). With
     /// `create` a missing file is made, else it is an error.
     pub fn open(path: &Path, vfs: &str, create: bool) -> Result<Connection> {
+        fault_at("host/sql/open", || format!("open {}", path.display()))?;
         let api = api::api()?;
         api::require_threadsafe()?;
         let name = file_name(path)?;
@@ -98,18 +99,21 @@ impl Connection {
 
     /// Runs every statement of `sql` to its end; rows are dropped.
     pub fn execute(&self, sql: &str) -> Result<()> {
+        fault_at("host/sql/run", || sql.to_owned())?;
         let _turn = lock(&self.sql);
         self.handle.execute(sql)
     }
 
     /// First column of the first row, as text; None if there is no row or it is NULL.
     pub fn query_text(&self, sql: &str) -> Result<Option<String>> {
+        fault_at("host/sql/query", || sql.to_owned())?;
         let _turn = lock(&self.sql);
         self.handle.query_text(sql)
     }
 
     /// First column of the first row, as an integer; an error if there is no row or it is NULL.
     pub fn query_i64(&self, sql: &str) -> Result<i64> {
+        fault_at("host/sql/query", || sql.to_owned())?;
         let _turn = lock(&self.sql);
         self.handle.query_i64(sql)
     }
@@ -126,6 +130,7 @@ impl Connection {
     /// Checkpoints the main database. A checkpoint somebody else kept from finishing is not an
     /// error.
     pub fn checkpoint(&self, mode: i32) -> Result<Checkpointed> {
+        fault_at("host/sql/checkpoint", || "checkpoint".to_owned())?;
         let (mut frames, mut done): (c_int, c_int) = (-1, -1);
         let (api, db) = (self.handle.api, self.handle.db);
         let _turn = lock(&self.sql);

@@ -8,6 +8,7 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
 
 /// Signals a fault raises in the faulting thread. Blocking them would only take the host's own
 /// crash handler away.
@@ -71,6 +72,7 @@ pub fn pid() -> u32 {
 /// process has it. The lock ends with the process, and with the close of *any* descriptor this
 /// process has of the file. A child of `fork` does not inherit it.
 pub fn lock_file(file: &File) -> Result<bool> {
+    fault::at("host/lock-file").map_err(|error| Error::from(error).context("lock a file"))?;
     match fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),

@@ -14,7 +14,7 @@ use sqlite3ext_sys::{
 };
 
 use super::conn::Connection;
-use super::stmt::{check, code, error};
+use super::stmt::{check, code, error, fault_at};
 use crate::error::{Error, ErrorKind, Result, lock};
 
 /// The most bytes handed to one `xRead` or `xWrite`, whose counts are C ints.
@@ -84,6 +84,7 @@ impl FileHandle {
     }
 
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        fault_at("host/file/read", || self.what("read"))?;
         let read = method!(self, xRead)?;
         let mut done = 0;
         for chunk in buffer.chunks_mut(IO_BYTES_MAX) {
@@ -106,6 +107,7 @@ impl FileHandle {
     }
 
     pub fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        fault_at("host/file/write", || self.what("write"))?;
         let write = method!(self, xWrite)?;
         let mut done = 0;
         for chunk in bytes.chunks(IO_BYTES_MAX) {
@@ -123,6 +125,7 @@ impl FileHandle {
     }
 
     pub fn truncate(&self, size: u64) -> Result<()> {
+        fault_at("host/file/truncate", || self.what("truncate"))?;
         let truncate = method!(self, xTruncate)?;
         let size = position(size, 0)?;
         let _io = lock(&self.io);
@@ -132,6 +135,7 @@ impl FileHandle {
     }
 
     pub fn sync(&self) -> Result<()> {
+        fault_at("host/file/sync", || self.what("sync"))?;
         let sync = method!(self, xSync)?;
         let _io = lock(&self.io);
         // SAFETY: the file is open.
@@ -140,6 +144,7 @@ impl FileHandle {
     }
 
     pub fn size(&self) -> Result<u64> {
+        fault_at("host/file/size", || self.what("ask the size of"))?;
         let size = method!(self, xFileSize)?;
         let mut bytes = 0_i64;
         let _io = lock(&self.io);
@@ -151,6 +156,7 @@ impl FileHandle {
     }
 
     fn lock_file(&self, level: c_int) -> Result<()> {
+        fault_at("host/file/lock", || self.what("lock"))?;
         let lock_file = method!(self, xLock)?;
         let _io = lock(&self.io);
         // SAFETY: the file is open and the connection runs no SQL meanwhile.
@@ -159,6 +165,7 @@ impl FileHandle {
     }
 
     fn unlock_file(&self) -> Result<()> {
+        fault_at("host/file/unlock", || self.what("unlock"))?;
         let unlock_file = method!(self, xUnlock)?;
         let _io = lock(&self.io);
         // SAFETY: the file is open.

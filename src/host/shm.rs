@@ -20,7 +20,7 @@ use sqlite3ext_sys::{
 
 use super::file::Door;
 use super::raw::method;
-use super::stmt::{check, code};
+use super::stmt::{check, code, fault_at};
 use crate::error::{Error, ErrorKind, Result, lock};
 
 /// Size of one mapped region in bytes.
@@ -51,6 +51,8 @@ impl Door {
     /// Maps region number `region`. With `extend` the shared memory grows to hold it; without, the
     /// answer is None if nobody has made it yet.
     pub fn map(self: &Arc<Self>, region: u32, extend: bool) -> Result<Option<Region>> {
+        let what = || self.handle.what(&format!("map shared-memory region {region} of"));
+        fault_at("host/shm/map", what)?;
         let map = method!(self.handle, xShmMap)?;
         let number = c_int::try_from(region)
             .map_err(|_| Error::new(ErrorKind::Bug, format!("shared-memory region {region}")))?;
@@ -61,7 +63,7 @@ impl Door {
             // SAFETY: the file is open and the result ours.
             unsafe { map(self.handle.file, number, size, c_int::from(extend), &raw mut memory) }
         };
-        check(rc, || self.handle.what(&format!("map shared-memory region {region} of")))?;
+        check(rc, what)?;
         let Some(memory) = NonNull::new(memory.cast::<u8>()) else { return Ok(None) };
         if !memory.cast::<AtomicU32>().is_aligned() {
             return Err(Error::new(ErrorKind::Unsupported, "shared memory is not aligned"));
@@ -83,6 +85,8 @@ impl Door {
     /// an error.
     pub fn try_lock(self: &Arc<Self>, first: u8, count: u8, mode: Mode) -> Result<Option<ShmLock>> {
         let mask = mask(first, count, mode)?;
+        let what = || self.handle.what(&format!("lock byte {first} of"));
+        fault_at("host/shm/lock", what)?;
         let lock_bytes = method!(self.handle, xShmLock)?;
         let mut held = lock(&self.shm);
         if *held & mask != 0 {
@@ -98,7 +102,7 @@ impl Door {
         if rc & 0xff == code(SQLITE_BUSY) {
             return Ok(None);
         }
-        check(rc, || self.handle.what(&format!("lock byte {first} of")))?;
+        check(rc, what)?;
         *held |= mask;
         Ok(Some(ShmLock { door: Arc::clone(self), first, count, mode }))
     }

@@ -8,11 +8,13 @@ use std::ptr;
 
 use sqlite_loadable::ext::{sqlite3, sqlite3_stmt};
 use sqlite3ext_sys::{
-    SQLITE_BUSY, SQLITE_DONE, SQLITE_INTERRUPT, SQLITE_LOCKED, SQLITE_NULL, SQLITE_OK, SQLITE_ROW,
+    SQLITE_BUSY, SQLITE_DONE, SQLITE_FULL, SQLITE_INTERRUPT, SQLITE_IOERR, SQLITE_LOCKED,
+    SQLITE_NULL, SQLITE_OK, SQLITE_ROW,
 };
 
 use super::api::{self, Api};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
 
 /// SQLite's constants are unsigned in the bindings and signed in its functions.
 pub(super) const fn code(constant: u32) -> c_int {
@@ -34,6 +36,15 @@ pub(super) fn error(rc: c_int, message: String) -> Error {
 /// The same for calls that leave no message on a connection.
 pub(super) fn check(rc: c_int, what: impl FnOnce() -> String) -> Result<()> {
     if rc == OK { Ok(()) } else { Err(error(rc, format!("{}: {}", what(), api::describe(rc)))) }
+}
+
+/// The call of SQLite named `point` is about to happen; a fault is an error as SQLite's own.
+#[inline(always)]
+pub(super) fn fault_at(point: &'static str, what: impl FnOnce() -> String) -> Result<()> {
+    fault::at(point).or_else(|fault| match fault.kind() {
+        std::io::ErrorKind::StorageFull => check(code(SQLITE_FULL), what),
+        _ => check(code(SQLITE_IOERR), what),
+    })
 }
 
 /// An open connection, borrowed.

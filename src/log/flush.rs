@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::segment::{SEGMENT_BYTES_MAX, Segment, Stored};
 use super::{Log, TAIL_BYTES_KEPT, after, layout};
 use crate::error::{Context, Error, Result, lock};
+use crate::fault;
 use crate::lz4;
 use crate::pos::Index;
 
@@ -47,8 +48,10 @@ fn sync_all(paths: &[PathBuf]) -> Result<()> {
 }
 
 fn sync(path: &Path) -> Result<()> {
-    match File::open(path) {
-        Ok(file) => file.sync_all().context(|| format!("cannot sync {}", path.display())),
+    match fault::at("log/flush/open").and_then(|()| File::open(path)) {
+        Ok(file) => fault::at("log/flush/sync")
+            .and_then(|()| file.sync_all())
+            .context(|| format!("cannot sync {}", path.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Error::from(error).context(format!("cannot open {}", path.display()))),
     }
@@ -126,12 +129,13 @@ impl Log {
         };
         let raw_size = u64::try_from(raw.len()).unwrap_or(u64::MAX);
         let (file, tmp) = self.layout.create_tmp(&path)?;
+        let file = fault::Tap::new(file, "log/segment/write");
         let mut encoder = match pack {
             Pack::Compressed => lz4::Encoder::new(file, Some(raw_size)),
             Pack::Stored => lz4::Encoder::stored(file, Some(raw_size)),
         }?;
         encoder.write_all(raw).context(|| format!("cannot write {}", tmp.display()))?;
-        let file = encoder.finish()?;
+        let file = encoder.finish()?.into_inner();
         let size = file.metadata().context(|| format!("cannot measure {}", tmp.display()))?.len();
         layout::publish(&file, &tmp, &path, false)?;
         Ok(Stored { pos: head.pos, raw_size, size, created_at: self.now(), path })
@@ -173,7 +177,9 @@ impl Log {
         }
         let stale = self.take_stale_snapshots();
         for path in stale {
-            std::fs::remove_file(&path).context(|| format!("cannot remove {}", path.display()))?;
+            fault::at("log/snapshot/remove")
+                .and_then(|()| std::fs::remove_file(&path))
+                .context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
     }

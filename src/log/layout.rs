@@ -20,6 +20,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault;
 use crate::files::with_suffix;
 use crate::info::{META_DIR_SUFFIX, SNAPSHOT_EXT, WAL_DIR_NAME, WAL_SEGMENT_EXT};
 use crate::pos::{Generation, Index, Offset, Pos};
@@ -118,7 +119,7 @@ impl Layout {
         if let Some(parent) = dir.parent().filter(|parent| parent.starts_with(&self.root)) {
             self.create_dir(parent)?;
         }
-        match fs::create_dir(dir) {
+        match fault::at("log/folder/make").and_then(|()| fs::create_dir(dir)) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
             Err(error) => {
@@ -136,13 +137,10 @@ impl Layout {
     /// Opens `NAME.tmp` for writing, from empty.
     pub fn create_tmp(&self, path: &Path) -> Result<(File, PathBuf)> {
         let tmp = tmp_of(path);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(self.mode | 0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&tmp)
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true).mode(self.mode | 0o600);
+        let file = fault::at("log/file/create")
+            .and_then(|()| options.custom_flags(libc::O_NOFOLLOW).open(&tmp))
             .context(|| format!("cannot create {}", tmp.display()))?;
         self.give_away(&file);
         Ok((file, tmp))
@@ -150,14 +148,11 @@ impl Layout {
 
     /// Opens a small file of ours that is changed in place, making it if it is missing.
     pub fn open_in_place(&self, path: &Path) -> Result<File> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(self.mode | 0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let options = options.mode(self.mode | 0o600).custom_flags(libc::O_NOFOLLOW);
+        let file = fault::at("log/lock/open")
+            .and_then(|()| options.open(path))
             .context(|| format!("cannot open {}", path.display()))?;
         self.give_away(&file);
         Ok(file)
@@ -168,7 +163,8 @@ impl Layout {
     pub fn write_once(&self, path: &Path, bytes: &[&[u8]], durable: bool) -> Result<()> {
         let (mut file, tmp) = self.create_tmp(path)?;
         for part in bytes {
-            file.write_all(part).context(|| format!("cannot write {}", tmp.display()))?;
+            fault::write("log/file/write", part, |part| file.write_all(part))
+                .context(|| format!("cannot write {}", tmp.display()))?;
         }
         publish(&file, &tmp, path, durable)
     }
@@ -204,22 +200,27 @@ fn tmp_of(path: &Path) -> PathBuf {
 /// Syncs (if `durable`) and renames a finished `.tmp`.
 pub fn publish(file: &File, tmp: &Path, path: &Path, durable: bool) -> Result<()> {
     if durable {
-        file.sync_all().context(|| format!("cannot sync {}", tmp.display()))?;
+        fault::at("log/file/sync")
+            .and_then(|()| file.sync_all())
+            .context(|| format!("cannot sync {}", tmp.display()))?;
     }
-    fs::rename(tmp, path).context(|| format!("cannot rename {}", tmp.display()))?;
+    fault::at("log/file/rename")
+        .and_then(|()| fs::rename(tmp, path))
+        .context(|| format!("cannot rename {}", tmp.display()))?;
     if durable { sync_parent(path) } else { Ok(()) }
 }
 
 /// Makes a rename in `path`'s folder survive a power loss.
 pub fn sync_parent(path: &Path) -> Result<()> {
     let Some(parent) = path.parent() else { return Ok(()) };
-    let dir = File::open(parent).context(|| format!("cannot open {}", parent.display()))?;
-    dir.sync_all().context(|| format!("cannot sync {}", parent.display()))
+    fault::at("log/folder/sync")
+        .and_then(|()| File::open(parent)?.sync_all())
+        .context(|| format!("cannot sync {}", parent.display()))
 }
 
 /// The names in `dir` for which `parse` answers, sorted; a missing folder is an empty one.
 pub fn list<T: Ord>(dir: &Path, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<(T, PathBuf)>> {
-    let entries = match fs::read_dir(dir) {
+    let entries = match fault::at("log/folder/list").and_then(|()| fs::read_dir(dir)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
@@ -256,7 +257,7 @@ fn hex16(text: &str) -> Option<u64> {
 
 /// Removes a folder of ours with all it holds; one that is gone is gone.
 pub fn remove_tree(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
+    match fault::at("log/folder/remove").and_then(|()| fs::remove_dir_all(dir)) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => {

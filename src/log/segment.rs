@@ -6,12 +6,13 @@
 //! a transaction larger than [`SEGMENT_BYTES_MAX`] is split, and only its last part does.
 
 use std::fs::File;
-use std::io::Read;
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault::{self, Tap};
 use crate::info::WalSegmentInfo;
 use crate::lz4;
 use crate::pos::{Offset, Pos};
@@ -117,8 +118,8 @@ impl Stored {
     /// A segment found at start: its size and age.
     pub fn find(pos: Pos, path: PathBuf) -> Result<Stored> {
         let name = || format!("cannot read segment {}", path.display());
-        let mut file = File::open(&path).context(name)?;
-        let meta = file.metadata().context(name)?;
+        let mut file = open(&path).context(name)?;
+        let meta = file.get_ref().metadata().context(name)?;
         let mut head = [0; FRAME_HEAD];
         file.read_exact(&mut head).context(name)?;
         let raw_size = content_size(&head).ok_or_else(|| {
@@ -131,7 +132,7 @@ impl Stored {
     /// The first bytes of the content: the WAL header, of a segment at offset 0.
     pub fn head<const N: usize>(&self) -> Result<[u8; N]> {
         let name = || format!("cannot read segment {}", self.path.display());
-        let file = File::open(&self.path).context(name)?;
+        let file = open(&self.path).context(name)?;
         let mut head = [0; N];
         lz4::Decoder::new(file, u64::MAX).read_exact(&mut head).context(name)?;
         Ok(head)
@@ -141,7 +142,7 @@ impl Stored {
     pub fn load(&self, page_size: PageSize) -> Result<Segment> {
         let bad = |why: String| Error::new(ErrorKind::Corrupt, why);
         let name = || format!("cannot read segment {}", self.path.display());
-        let file = File::open(&self.path).context(name)?;
+        let file = open(&self.path).context(name)?;
         let limit = u64::try_from(SEGMENT_BYTES_MAX + page_size.frame_size() + WAL_HEADER_SIZE)
             .unwrap_or(u64::MAX);
         let mut raw = Vec::new();
@@ -155,6 +156,11 @@ impl Stored {
             .ok_or_else(|| bad("it is not made of whole frames".into()).context(name()))?;
         Ok(Segment::new(self.pos, raw, commit, self.created_at).found())
     }
+}
+
+fn open(path: &Path) -> io::Result<Tap<File>> {
+    fault::at("log/segment/open")?;
+    Ok(Tap::new(File::open(path)?, "log/segment/read"))
 }
 
 /// Whether WAL bytes starting at `pos` end in a commit frame or hold only the header; `None` if

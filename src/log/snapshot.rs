@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use super::layout::{self, Layout};
 use super::segment::{FRAME_HEAD, content_size};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault::{self, Tap};
 use crate::info::SnapshotInfo;
 use crate::lz4;
 use crate::pos::{Generation, Index, Pos};
@@ -59,22 +60,26 @@ impl Snapshot {
 
     /// The LZ4 frame as stored.
     pub fn open_stored(&self) -> Result<File> {
-        File::open(&self.path).context(|| format!("cannot open snapshot {}", self.path.display()))
+        fault::at("log/snapshot/open")
+            .and_then(|()| File::open(&self.path))
+            .context(|| format!("cannot open snapshot {}", self.path.display()))
     }
 
     /// The database file, decoded as it is read.
     pub fn open_raw(&self) -> Result<Box<dyn Read + Send>> {
-        let file = io::BufReader::with_capacity(1 << 20, self.open_stored()?);
+        let file = Tap::new(self.open_stored()?, "log/snapshot/read");
+        let file = io::BufReader::with_capacity(1 << 20, file);
         Ok(Box::new(lz4::Decoder::new(file, self.raw_size)))
     }
 
     /// Reads a snapshot's size and age from a file found at start.
     pub fn find(generation: Generation, index: Index, path: &Path) -> Result<Self> {
         let name = || format!("cannot read snapshot {}", path.display());
-        let mut file = File::open(path).context(name)?;
+        let open = fault::at("log/snapshot/open").and_then(|()| File::open(path));
+        let mut file = open.context(name)?;
         let meta = file.metadata().context(name)?;
         let mut head = [0; FRAME_HEAD];
-        file.read_exact(&mut head).context(name)?;
+        fault::at("log/snapshot/read").and_then(|()| file.read_exact(&mut head)).context(name)?;
         let info = SnapshotInfo {
             generation,
             index,
@@ -100,13 +105,14 @@ struct Tmp(PathBuf);
 impl Drop for Tmp {
     fn drop(&mut self) {
         // After the rename there is nothing of that name.
-        let _gone_or_left_to_the_next_start = std::fs::remove_file(&self.0);
+        let _gone_or_left_to_the_next_start =
+            fault::at("log/tmp/remove").and_then(|()| std::fs::remove_file(&self.0));
     }
 }
 
 /// Takes a snapshot's pages in order.
 pub struct SnapshotWriter {
-    encoder: lz4::Encoder<File>,
+    encoder: lz4::Encoder<Tap<File>>,
     file: File,
     unsynced: u64,
     layout: Layout,
@@ -133,7 +139,7 @@ impl SnapshotWriter {
         let tmp = Tmp(tmp);
         let same = file.try_clone().context(|| format!("cannot write {}", tmp.0.display()))?;
         Ok(SnapshotWriter {
-            encoder: lz4::Encoder::new(same, Some(raw_size))?,
+            encoder: lz4::Encoder::new(Tap::new(same, "log/snapshot/write"), Some(raw_size))?,
             file,
             unsynced: 0,
             layout: layout.clone(),
@@ -156,7 +162,7 @@ impl SnapshotWriter {
         self.encoder.write_all(bytes).context(name)?;
         if self.unsynced >= SYNC_EVERY {
             self.unsynced = 0;
-            self.file.sync_data().context(name)?;
+            fault::at("log/snapshot/sync").and_then(|()| self.file.sync_data()).context(name)?;
         }
         Ok(())
     }
@@ -170,6 +176,7 @@ impl SnapshotWriter {
         }
         let finished = self.encoder.finish();
         let file = finished.map_err(|error| error.context(format!("cannot finish {name}")))?;
+        let file = file.into_inner();
         // Its age is the moment the copy began, and it must still be so after a restart.
         file.set_modified(self.created_at).context(|| format!("cannot date {name}"))?;
         let size = file.metadata().context(|| format!("cannot measure {name}"))?.len();

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::regions::Regions;
 use crate::error::{Context, Error, Result};
+use crate::fault;
 use crate::host::file::{Door, Mode, ShmLock};
 use crate::wal::{PageSize, WAL_FRAME_HEADER_SIZE, wal_size};
 use crate::walindex::{
@@ -58,7 +59,8 @@ impl Frozen {
                 .map_err(|_| Error::corrupt("the database has too many pages"))?,
             count => count,
         };
-        let wal = File::open(door.wal_path())
+        let wal = fault::at("pages/wal/open")
+            .and_then(|()| File::open(door.wal_path()))
             .context(|| format!("cannot open {}", door.wal_path().display()))?;
         let door = Arc::clone(door);
         Ok(Some(Self {
@@ -107,8 +109,8 @@ impl Frozen {
                 continue;
             };
             let at = wal_size(self.page_size, u64::from(frame - 1)) + WAL_FRAME_HEADER_SIZE as u64;
-            self.wal
-                .read_exact_at(page, at)
+            fault::at("pages/wal/read")
+                .and_then(|()| self.wal.read_exact_at(page, at))
                 .context(|| format!("cannot read frame {frame} of the WAL"))?;
         }
         Ok(())

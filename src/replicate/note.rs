@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use twox_hash::XxHash32;
 
 use crate::error::Result;
+use crate::fault;
 use crate::log::layout::Layout;
 use crate::pos::Pos;
 use crate::wal::Checksum;
@@ -59,7 +60,10 @@ pub(super) struct Sent {
 impl Note {
     /// The note about the archive at `url`; an empty one if there is none to go by.
     pub(super) fn read(layout: &Layout, url: &str) -> Note {
-        let text = fs::read_to_string(path(layout, url)).unwrap_or_default();
+        let read = || {
+            fault::at("replicate/note/read").and_then(|()| fs::read_to_string(path(layout, url)))
+        };
+        let text = read().unwrap_or_default();
         parse(&text, url).unwrap_or_default()
     }
 

@@ -11,6 +11,7 @@ use super::image::Pages;
 use super::overlay::Overlay;
 use super::stop::Stop;
 use crate::error::{Context, Result};
+use crate::fault;
 use crate::host::os;
 use crate::wal::PageSize;
 
@@ -119,6 +120,7 @@ fn push(pieces: &mut Vec<Piece>, piece: Piece) {
 
 fn write_pieces(file: &File, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> Result<()> {
     let what = || "cannot write the new file".to_owned();
+    fault::at("restore/file/write").context(what)?;
     while !slices.is_empty() {
         match rustix::io::pwritev(file, slices, offset) {
             Ok(0) => return Err(std::io::Error::from(Io::WriteZero)).context(what),
@@ -135,5 +137,7 @@ fn write_pieces(file: &File, mut slices: &mut [IoSlice<'_>], mut offset: u64) ->
 
 /// Writes all of it.
 pub fn write(file: &File, bytes: &[u8], offset: u64) -> Result<()> {
-    file.write_all_at(bytes, offset).context(|| "cannot write the new file".to_owned())
+    let write = |bytes: &[u8]| file.write_all_at(bytes, offset);
+    fault::write("restore/file/write", bytes, write)
+        .context(|| "cannot write the new file".to_owned())
 }

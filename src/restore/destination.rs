@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, linkat};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault;
 use crate::files::with_suffix;
 use crate::host::api;
 use crate::info::META_DIR_SUFFIX;
@@ -35,7 +36,7 @@ pub struct Destination {
 pub fn check(path: &Path) -> Result<()> {
     for suffix in BESIDE {
         let taken = with_suffix(path, suffix);
-        match fs::symlink_metadata(&taken) {
+        match fault::at("restore/name/look").and_then(|()| fs::symlink_metadata(&taken)) {
             Ok(_) => {
                 return Err(match suffix {
                     "" => self::taken(path),
@@ -108,7 +109,9 @@ impl Destination {
     pub fn publish(mut self, file: &File) -> Result<()> {
         check(&self.path)?;
         let named = match &self.tmp {
-            Some(tmp) => fs::hard_link(tmp, &self.path),
+            Some(tmp) => {
+                fault::at("restore/name/give").and_then(|()| fs::hard_link(tmp, &self.path))
+            }
             None => link(file, &self.path),
         };
         match named {
@@ -123,9 +126,9 @@ impl Destination {
             }
         }
         self.remove_tmp();
-        let folder = File::open(&self.folder);
-        let synced = folder.and_then(|folder| folder.sync_all());
-        synced.context(|| format!("cannot sync {}", self.folder.display()))
+        fault::at("restore/folder/sync")
+            .and_then(|()| File::open(&self.folder)?.sync_all())
+            .context(|| format!("cannot sync {}", self.folder.display()))
     }
 
     fn rename(&mut self) -> Result<()> {
@@ -143,7 +146,8 @@ impl Destination {
         let Some(tmp) = self.tmp.take() else { return };
         // An integrity check may have been broken off.
         for suffix in ["", "-wal", "-shm", "-journal"] {
-            let _gone_or_never_there = fs::remove_file(with_suffix(&tmp, suffix));
+            let _gone_or_never_there = fault::at("restore/tmp/remove")
+                .and_then(|()| fs::remove_file(with_suffix(&tmp, suffix)));
         }
     }
 }
@@ -156,6 +160,7 @@ impl Drop for Destination {
 
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
 fn rename_into_the_free(from: &Path, to: &Path) -> io::Result<()> {
+    fault::at("restore/name/rename")?;
     Ok(rustix::fs::renameat_with(CWD, from, CWD, to, rustix::fs::RenameFlags::NOREPLACE)?)
 }
 
@@ -170,7 +175,8 @@ fn unnamed(folder: &Path) -> Option<File> {
     {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).mode(MODE).custom_flags(libc::O_TMPFILE);
-        let file = options.open(folder).ok()?;
+        let open = fault::at("restore/file/unnamed").and_then(|()| options.open(folder));
+        let file = open.ok()?;
         fs::symlink_metadata(handle(&file)).is_ok().then_some(file)
     }
     #[cfg(not(target_os = "linux"))]
@@ -186,6 +192,7 @@ fn handle(file: &File) -> PathBuf {
 }
 
 fn link(file: &File, path: &Path) -> io::Result<()> {
+    fault::at("restore/name/give")?;
     Ok(linkat(CWD, handle(file), CWD, path, AtFlags::SYMLINK_FOLLOW)?)
 }
 
@@ -201,7 +208,8 @@ pub fn nameless(folder: &Path) -> Result<File> {
 
 fn create(path: &Path, mode: u32) -> Result<(File, PathBuf)> {
     let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create_new(true).mode(mode).open(path);
+    let options = options.read(true).write(true).create_new(true).mode(mode);
+    let file = fault::at("restore/file/create").and_then(|()| options.open(path));
     let file = file.context(|| format!("cannot create {}", path.display()))?;
     Ok((file, path.to_owned()))
 }

@@ -18,6 +18,7 @@ use super::overlay::{Overlay, Waiting};
 use super::stop::Stop;
 use crate::archive::sink::PageSink;
 use crate::error::{Context, Error, Result};
+use crate::fault;
 use crate::header::{HEADER_SIZE, page_size_of};
 use crate::wal::{PageSize, WAL_FRAME_HEADER_SIZE};
 
@@ -182,18 +183,23 @@ impl Image {
     pub fn finish(mut self) -> Result<()> {
         self.flush()?;
         let size = u64::from(self.page_count) * u64::from(self.page_size.get());
-        self.file.set_len(size).context(|| "cannot set the size of the new file".to_owned())?;
+        fault::at("restore/file/truncate")
+            .and_then(|()| self.file.set_len(size))
+            .context(|| "cannot set the size of the new file".to_owned())?;
         if size > 0 {
             let mut header = [0; HEADER_SIZE];
-            let read = self.file.read_exact_at(&mut header, 0);
-            read.context(|| "cannot read the new file".to_owned())?;
+            fault::at("restore/file/read")
+                .and_then(|()| self.file.read_exact_at(&mut header, 0))
+                .context(|| "cannot read the new file".to_owned())?;
             if page_size_of(&header) != Some(self.page_size) {
                 let why = "what the archive holds does not make a database: its first page is none";
                 return Err(Error::corrupt(why));
             }
         }
         self.stop.check()?;
-        self.file.sync_all().context(|| "cannot sync the new file".to_owned())
+        fault::at("restore/file/sync")
+            .and_then(|()| self.file.sync_all())
+            .context(|| "cannot sync the new file".to_owned())
     }
 }
 

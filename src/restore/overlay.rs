@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::destination::nameless;
 use crate::error::{Context, Result};
+use crate::fault;
 use crate::wal::PageSize;
 
 /// Written at once.
@@ -74,7 +75,8 @@ impl Waiting {
             Some(file) => file,
             None => nameless(&self.folder)?,
         };
-        let written = file.write_all_at(&self.pending, self.written);
+        let write = |pages: &[u8]| file.write_all_at(pages, self.written);
+        let written = fault::write("restore/overlay/write", &self.pending, write);
         written.context(|| format!("cannot write the new file in {}", self.folder.display()))?;
         self.written += self.pending.len() as u64;
         self.pending.clear();
@@ -110,7 +112,8 @@ impl Overlay {
         for run in places.chunk_by(|a, b| b.1 == a.1 + 1) {
             let Some((_, first)) = run.first() else { continue };
             let room = &mut out[at..at + run.len() * size];
-            let read = file.read_exact_at(room, u64::from(*first) * self.page_size);
+            let read = fault::at("restore/overlay/read")
+                .and_then(|()| file.read_exact_at(room, u64::from(*first) * self.page_size));
             read.context(|| "cannot read back pages of the new file".to_owned())?;
             at += room.len();
         }

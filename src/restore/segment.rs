@@ -13,6 +13,7 @@ use super::destination::nameless;
 use super::stop::Stop;
 use crate::archive::{Archive, SegmentObject};
 use crate::error::{Context, Error, Result};
+use crate::fault;
 use crate::lz4::Decoder;
 use crate::pos::{Offset, Pos};
 use crate::wal::{
@@ -115,7 +116,8 @@ impl Raw {
         let mut size = 0;
         while !bytes.is_empty() {
             stop.check()?;
-            file.write_all(&bytes).context(|| "cannot write a large segment aside".to_owned())?;
+            fault::write("restore/spool/write", &bytes, |bytes| file.write_all(bytes))
+                .context(|| "cannot write a large segment aside".to_owned())?;
             size += bytes.len() as u64;
             bytes.clear();
             content.by_ref().take(PART_BYTES).read_to_end(&mut bytes)?;
@@ -142,7 +144,8 @@ impl Raw {
             }
             Raw::Spool(file, _) => {
                 room.resize(len, 0);
-                let read = file.read_exact_at(room, start);
+                let read =
+                    fault::at("restore/spool/read").and_then(|()| file.read_exact_at(room, start));
                 read.context(|| "cannot read a large segment back".to_owned())?;
                 Ok(room)
             }

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Socket, Type};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
 
 /// Connections the kernel may hold for us before they are accepted.
 const BACKLOG: i32 = 1024;
@@ -224,6 +225,7 @@ fn bound(listeners: Vec<TcpListener>, host: &str) -> io::Result<Bound> {
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    fault::at("serve/listen")?;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // So that a restart need not wait for the connections of its predecessor to time out.
     socket.set_reuse_address(true)?;
@@ -255,6 +257,7 @@ fn bind_loopback(port: u16) -> io::Result<Vec<TcpListener>> {
 }
 
 fn bind_unix(path: &Path, given: &str) -> io::Result<Bound> {
+    fault::at("serve/listen")?;
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == Io::AddrInUse => {
             remove_stale(path)?;

@@ -20,6 +20,7 @@ use super::channel::Channel;
 use super::conn::{Conn, Next};
 use super::reply::Reply;
 use super::socket::{Peer, Socket, is_out_of_resources, is_transient};
+use crate::fault;
 use crate::registry::{self, Level};
 
 /// Connections accepted in a row before the others get their turn.
@@ -144,12 +145,13 @@ impl Front {
 
     fn accept(&mut self, at: usize, now: Instant) {
         for _ in 0..ACCEPTS {
+            let ready = fault::at("serve/accept");
             let accepted = match self.listeners.get(at) {
-                Some(Listener::Tcp(listener)) => listener
-                    .accept()
+                Some(Listener::Tcp(listener)) => ready
+                    .and_then(|()| listener.accept())
                     .and_then(|(stream, peer)| Ok((Socket::tcp(stream)?, Peer::Tcp(peer)))),
-                Some(Listener::Unix(listener)) => listener
-                    .accept()
+                Some(Listener::Unix(listener)) => ready
+                    .and_then(|()| listener.accept())
                     .and_then(|(stream, _)| Ok((Socket::unix(stream)?, Peer::Unix))),
                 None => return,
             };

@@ -32,6 +32,7 @@ use super::reply::Reply;
 use super::routes::{self, Answer, Asked, StreamRequest};
 use super::socket::{Peer, is_out_of_resources, is_transient};
 use crate::error::lock;
+use crate::fault;
 use crate::registry::{self, Level};
 
 /// How long to wait before trying again to make the inner server.
@@ -241,6 +242,7 @@ impl Name {
     fn listen_below(place: &Path) -> io::Result<(UnixListener, Self)> {
         let random = RandomState::new().hash_one(std::process::id());
         let dir = place.join(format!("litestream-{random:016x}"));
+        fault::at("serve/inner/listen")?;
         fs::DirBuilder::new().mode(0o700).create(&dir)?;
         let path = dir.join("http");
         let mut name = Name { path: path.clone(), _inode: None, dir: Some(dir) };
@@ -267,6 +269,7 @@ impl Name {
     }
 
     fn connect(&self) -> io::Result<UnixStream> {
+        fault::at("serve/inner/connect")?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.connect(&SockAddr::unix(&self.path)?)?;

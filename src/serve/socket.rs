@@ -12,6 +12,8 @@ use std::time::Duration;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::fault;
+
 #[cfg(not(target_vendor = "apple"))]
 const SEND: SendFlags = SendFlags::NOSIGNAL;
 #[cfg(target_vendor = "apple")]
@@ -105,11 +107,13 @@ impl Socket {
 
     /// Sends some of the bytes, and says how many.
     pub(crate) fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        fault::at("serve/send")?;
         send(self.as_fd(), parts)
     }
 
     /// Receives some bytes; 0 is the end.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        fault::at("serve/receive")?;
         match self {
             Socket::Tcp(stream) => (&*stream).read(buffer),
             Socket::Unix(stream) => (&*stream).read(buffer),

@@ -5,6 +5,8 @@
 //! connection's `main` database unless the option `"schema"` names another.
 
 mod archives;
+#[cfg(feature = "faults")]
+mod fault;
 mod follow;
 #[cfg(any(test, fuzzing))]
 #[path = "../../fuzz/targets/times.rs"]
@@ -61,6 +63,8 @@ pub fn register(db: &Registrar) -> Result<()> {
             define(db, name, arguments, flags, *body)?;
         }
     }
+    #[cfg(feature = "faults")]
+    fault::register(db)?;
     archives::ALL.iter().try_for_each(|table| define_table(db, table))?;
     tables::ALL.iter().try_for_each(|table| define_table(db, table))
 }
