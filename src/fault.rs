@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A name is `module/thing/operation`, a literal at the place that has it. All of this is there
-//! only with the cargo feature `faults`, which no release has: without it every call is nothing, and the
-//! built library holds none of the names (`tests/built_library.rs`).
+//! only with the cargo feature `faults`, which no release has: without it every call is nothing,
+//! and the built library holds none of the names (`tests/built_library.rs`).
 //!
 //! What fails is said by `litestream_fault(PLAN)`, or before the start by `LITESTREAM_FAULT=PLAN`
 //! in the environment, PLAN being a JSON object:

@@ -123,7 +123,7 @@ pub fn serve(request: &ServeRequest, interrupted: &dyn Fn() -> bool) -> Result<S
 }
 
 fn refuse_replica(path: &Path) -> Result<()> {
-    if follow::is_replica(path) {
+    if follow::is_replica(path)? {
         let why = "this database is a replica; follow its upstream elsewhere, or make it an \
                    ordinary database with litestream_promote() first";
         return Err(Error::new(ErrorKind::Refused, why));

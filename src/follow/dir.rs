@@ -61,13 +61,21 @@ impl ReplicaDir {
     }
 
     /// Whether the database is a replica.
-    pub fn is_replica(&self) -> bool {
-        self.path.join(REPLICA).exists()
+    pub fn is_replica(&self) -> Result<bool> {
+        self.has(REPLICA)
     }
 
     /// Whether a first snapshot was begun and perhaps not finished.
-    pub fn is_filling(&self) -> bool {
-        self.path.join(FILLING).exists()
+    pub fn is_filling(&self) -> Result<bool> {
+        self.has(FILLING)
+    }
+
+    /// What cannot be looked for is not gone: it would be taken for somebody else's database.
+    fn has(&self, name: &str) -> Result<bool> {
+        let path = self.path.join(name);
+        fault::at("follow/sign/look")
+            .and_then(|()| path.try_exists())
+            .context(|| format!("cannot look for {}", path.display()))
     }
 
     /// Says that the database is a replica of `upstream`, whose schema version grows by
@@ -89,12 +97,16 @@ impl ReplicaDir {
         self.sync()
     }
 
-    /// What is added to the upstream's schema version; 0 if nothing is known.
-    pub fn schema_shift(&self) -> u32 {
-        let read = || fs::read_to_string(self.path.join(REPLICA));
-        let text = fault::at("follow/sign/read").and_then(|()| read()).unwrap_or_default();
+    /// What is added to the upstream's schema version; 0 if nothing is known. Not if it cannot be
+    /// read: readers that saw a version would not notice that the schema is another.
+    pub fn schema_shift(&self) -> Result<u32> {
+        let path = self.path.join(REPLICA);
+        let text = match fault::at("follow/sign/read").and_then(|()| fs::read_to_string(&path)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+            other => other.context(|| format!("cannot read {}", path.display()))?,
+        };
         let shift = text.lines().find_map(|line| line.strip_prefix("schema="));
-        shift.and_then(|shift| shift.parse().ok()).unwrap_or(0)
+        Ok(shift.and_then(|shift| shift.parse().ok()).unwrap_or(0))
     }
 
     /// Says that a first snapshot is being written, and keeps others from writing another until the
@@ -221,20 +233,33 @@ mod tests {
     fn signs_come_and_go() {
         let database = scratch("signs");
         let dir = ReplicaDir::of(&database);
-        assert!(!dir.is_replica() && !dir.is_filling());
+        assert!(!dir.is_replica().unwrap() && !dir.is_filling().unwrap());
         dir.create(&database).unwrap();
         dir.create(&database).unwrap();
-        assert_eq!(dir.schema_shift(), 0);
+        assert_eq!(dir.schema_shift().unwrap(), 0);
         dir.mark_replica("http://a", 7).unwrap();
-        assert_eq!(dir.schema_shift(), 7);
+        assert_eq!(dir.schema_shift().unwrap(), 7);
         let text = fs::read_to_string(dir.path().join("replica")).unwrap();
         assert!(text.starts_with("upstream=http://a\nsince="), "{text}");
         let lock = dir.mark_filling().unwrap();
-        assert!(dir.is_replica() && dir.is_filling());
+        assert!(dir.is_replica().unwrap() && dir.is_filling().unwrap());
         drop(lock);
         dir.unmark_filling().unwrap();
         dir.unmark_replica().unwrap();
         assert!(!dir.path().exists());
+    }
+
+    /// A sign that could not be read for a moment was taken for none: the schema version that
+    /// readers had seen came back later with another schema, and they did not notice.
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_missing() {
+        let database = scratch("unreadable");
+        let dir = ReplicaDir::of(&database);
+        fs::create_dir_all(dir.path().join(REPLICA)).unwrap();
+        assert!(dir.schema_shift().is_err());
+        let below_a_file = database.with_file_name("file");
+        fs::write(&below_a_file, "").unwrap();
+        assert!(ReplicaDir { path: below_a_file.join("x") }.is_replica().is_err());
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Image {
         raw.begin_exclusive()
             .context(|| format!("cannot lock {} to write the first snapshot", path.display()))?;
         let found = look_at(&raw)?;
-        if found.size > 0 && (found.has_magic || !dir.is_filling()) {
+        if found.size > 0 && (found.has_magic || !dir.is_filling()?) {
             let text = format!("{} was empty and is not any more", path.display());
             return Err(Error::new(ErrorKind::Busy, text));
         }

@@ -275,7 +275,7 @@ impl Drop for Follower {
 }
 
 /// Whether the database at `path` is a replica, followed now or not.
-pub fn is_replica(path: &Path) -> bool {
+pub fn is_replica(path: &Path) -> Result<bool> {
     ReplicaDir::of(path).is_replica()
 }
 
@@ -288,11 +288,11 @@ pub fn read_position(path: &Path) -> Option<Pos> {
 /// it is not known.
 pub fn promote_idle(path: &Path, vfs: &str) -> Result<Option<Pos>> {
     let dir = ReplicaDir::of(path);
-    if !dir.is_replica() {
+    if !dir.is_replica()? {
         let text = format!("{} is not a replica", path.display());
         return Err(Error::new(ErrorKind::Usage, text));
     }
-    if dir.is_filling() {
+    if dir.is_filling()? {
         return Err(Error::new(
             ErrorKind::Refused,
             format!("{} never received all of its first snapshot; delete it", path.display()),

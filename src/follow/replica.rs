@@ -97,15 +97,15 @@ impl Replica {
     pub fn open(path: &Path, vfs: &str, upstream: &str, overwrite: bool) -> Result<Self> {
         let dir = ReplicaDir::of(path);
         let look = image::look(path, vfs)?;
-        let is_replica = dir.is_replica();
-        let is_filling = dir.is_filling();
+        let is_replica = dir.is_replica()?;
+        let is_filling = dir.is_filling()?;
         let has_tables = look.size > 0 && !is_replica && !is_filling && has_tables(path, vfs)?;
         let found = Found { look, is_filling, is_replica, has_tables };
         let plan = decide(found, overwrite, path)?;
         let mut replica = Self {
             path: path.to_owned(),
             vfs: vfs.to_owned(),
-            schema_shift: dir.schema_shift(),
+            schema_shift: dir.schema_shift()?,
             dir,
             upstream: upstream.to_owned(),
             keeper: None,

@@ -31,6 +31,6 @@ fn a_recorded_ancestor_is_followed_to_its_end() {
     assert_eq!(follower.lag(), 0.0);
     follower.stop().unwrap();
     assert_eq!(litestream::follow::read_position(&path).unwrap().to_string(), end);
-    assert!(litestream::follow::is_replica(&path));
+    assert!(litestream::follow::is_replica(&path).unwrap());
     assert!(pages(&path) == gunzip("final.db.gz"), "the pages differ");
 }

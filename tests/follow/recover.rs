@@ -139,7 +139,7 @@ fn other_data_is_refused_unless_it_may_be_overwritten() {
         FollowConfig { path: path.clone(), url: upstream.url.clone(), ..FollowConfig::default() };
     let refused = follow::start(config.clone()).map(|_| ()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Refused);
-    assert!(!follow::is_replica(&path));
+    assert!(!follow::is_replica(&path).unwrap());
     config.overwrite = true;
     let follower = follow::start(config).unwrap();
     catch_up(&follower);
@@ -184,7 +184,7 @@ fn promoted_it_is_an_ordinary_database() {
     let Scene { folder: _folder, primary, upstream, path, follower } =
         Scene::new("follow-promote", MODERN, "INSERT INTO t VALUES (1)");
     assert_eq!(follower.promote().unwrap(), Some(primary.history.end()));
-    assert!(!follow::is_replica(&path));
+    assert!(!follow::is_replica(&path).unwrap());
     let local = open(&path);
     local.execute("INSERT INTO t VALUES ('mine')").unwrap();
     assert_eq!(local.query_text("PRAGMA integrity_check").unwrap().as_deref(), Some("ok"));
