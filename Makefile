@@ -17,6 +17,7 @@ test: setup  ## everything CI runs: format, lints, all tests; under 10 minutes o
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	$(DENY) licenses bans sources
+	cargo clippy --locked --package litestream-faults -- -D warnings
 	cargo test --locked --no-fail-fast
 
 check: fmt lint test  ## format the source, then lint and test it
@@ -51,6 +52,7 @@ fmt:  ## rustfmt
 
 lint:  ## clippy, warnings are errors
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --package litestream-faults -- -D warnings
 
 doc:  ## the modules' documentation, private items included
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items

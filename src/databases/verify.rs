@@ -44,7 +44,7 @@ pub fn verify(
         }
         return verify_archives(&database, timeout, interrupted);
     }
-    let why = match follow::is_replica(path) {
+    let why = match follow::is_replica(path)? {
         true => {
             "this replica is not followed by this process; call litestream_follow first, or \
                  litestream_verify where it is followed"

@@ -77,11 +77,24 @@ impl Pending {
     /// The answer, or why the host refused; fails the test if there is none in time.
     pub fn outcome(self, limit: Duration) -> Result<Value, String> {
         use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
-        let mut answer = match self.receiver.recv_timeout(limit) {
-            Ok(answer) => answer,
+        match self.receiver.recv_timeout(limit) {
+            Ok(answer) => self.read(answer),
             Err(Timeout) => panic!("no answer within {limit:?} to {}", self.what),
             Err(Disconnected) => panic!("the host ended before it answered {}", self.what),
-        };
+        }
+    }
+
+    /// The same, of a host that may end first: then there is no outcome.
+    pub fn outcome_if_any(self, limit: Duration) -> Option<Result<Value, String>> {
+        use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
+        match self.receiver.recv_timeout(limit) {
+            Ok(answer) => Some(self.read(answer)),
+            Err(Timeout) => panic!("no answer within {limit:?} to {}", self.what),
+            Err(Disconnected) => None,
+        }
+    }
+
+    fn read(&self, mut answer: Value) -> Result<Value, String> {
         match answer["error"].as_str() {
             None => Ok(answer["rows"].take()),
             Some(error) if answer["code"] == -1 => panic!("{error}: {}", self.what),
@@ -114,21 +127,26 @@ pub struct Host {
 impl Host {
     /// The system's SQLite, with the extension.
     pub fn app() -> Host {
-        Host::start("sqlite3", None, true)
+        Host::loading(&library())
+    }
+
+    /// The system's SQLite, with this build of the extension.
+    pub fn loading(library: &Path) -> Host {
+        Host::start("sqlite3", None, Some(library))
     }
 
     /// The system's SQLite, which never heard of the extension.
     pub fn plain() -> Host {
-        Host::start("sqlite3", None, false)
+        Host::start("sqlite3", None, None)
     }
 
     /// Another SQLite than the system's.
     pub fn of(module: &Module, extension: bool) -> Host {
-        Host::start(module.0, Some(&module.1), extension)
+        let library = extension.then(library);
+        Host::start(module.0, Some(&module.1), library.as_deref())
     }
 
-    fn start(module: &str, folder: Option<&Path>, extension: bool) -> Host {
-        let library = extension.then(library);
+    fn start(module: &str, folder: Option<&Path>, library: Option<&Path>) -> Host {
         // The standard module has none of its own: it takes the shared library that is found first.
         let (folder, shared) = if module == "sqlite3" { (None, folder) } else { (folder, None) };
         let setting = json!({"module": module, "folder": folder, "extension": library});
@@ -161,7 +179,7 @@ impl Host {
                 let _ = stderr.read_to_end(&mut bytes);
                 String::from_utf8_lossy(&bytes).into_owned()
             })),
-            extension,
+            extension: library.is_some(),
             version: String::new(),
         };
         let hello = Pending { what: format!("start of {module}"), receiver: started };

@@ -1,0 +1,134 @@
+//! Which rounds are played. A round has a fault in each of the three processes; two stages play at
+//! once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+
+use crate::cast::{Cast, Met, SIDES, Side};
+use crate::common::*;
+use crate::points::expected;
+use crate::stage::Stage;
+
+/// Rounds played at once: what takes time is waiting.
+const STAGES: usize = 2;
+const ERRORS: [&str; 3] = ["eio", "enospc", "short"];
+
+/// What each side met.
+type AllMet = BTreeMap<Side, Met>;
+
+/// Plays casts until `next` has no more. Fails in the end if a round did.
+fn play_all(next: impl FnMut() -> Option<Cast> + Send, seen: impl Fn(&Cast, &AllMet) + Sync) {
+    let (next, failed) = (Mutex::new(next), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..STAGES {
+            scope.spawn(|| {
+                let mut stage = Stage::new();
+                let ask = || next.lock().unwrap()();
+                while let Some(cast) = ask() {
+                    match catch_unwind(AssertUnwindSafe(|| stage.play(&cast))) {
+                        Ok(met) => seen(&cast, &met),
+                        Err(_) => {
+                            println!("failed: {cast}");
+                            failed.lock().unwrap().push(cast.to_string());
+                            stage = Stage::new();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{} rounds failed:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// One cast from each side's plans, until the longest list ends.
+fn casts(mut plans: BTreeMap<Side, Vec<Value>>) -> Vec<Cast> {
+    let mut casts = Vec::new();
+    while plans.values().any(|plans| !plans.is_empty()) {
+        let next = plans.iter_mut().filter_map(|(side, plans)| Some((*side, plans.pop()?)));
+        casts.push(Cast(next.collect()));
+    }
+    casts
+}
+
+/// Each name of each side once, at its first operation, in any order.
+fn each_name(met: &AllMet, mut plan: impl FnMut(&str) -> Value) -> BTreeMap<Side, Vec<Value>> {
+    let mut rng = Rng::new();
+    let mut all = BTreeMap::new();
+    for (side, met) in met {
+        let mut plans: Vec<Value> = met.points.keys().map(|name| plan(name)).collect();
+        for at in (1..plans.len()).rev() {
+            plans.swap(at, rng.index(at + 1));
+        }
+        all.insert(*side, plans);
+    }
+    all
+}
+
+fn a_round_without_faults() -> AllMet {
+    let met = Stage::new().play(&Cast::counting());
+    let names: BTreeSet<String> = met.values().flat_map(|it| it.points.keys().cloned()).collect();
+    let missed: Vec<String> = expected().difference(&names).cloned().collect();
+    assert_eq!(missed, [""; 0], "the play never gets there");
+    met
+}
+
+#[test]
+fn every_operation_may_fail() {
+    if let Some(cast) = Cast::asked_for() {
+        Stage::new().play(&cast);
+        return;
+    }
+    let met = a_round_without_faults();
+    let mut rng = Rng::new();
+    let plans = each_name(
+        &met,
+        |name| json!({"point": name, "nth": 1, "kind": ERRORS[rng.index(ERRORS.len())]}),
+    );
+    let mut casts = casts(plans).into_iter();
+    play_all(|| casts.next(), |_, _| ());
+}
+
+/// The Nth operation of all, for every N, until there are no more.
+#[test]
+fn every_single_operation_may_fail() {
+    let mut rng = Rng::new();
+    let mut over: BTreeSet<Side> = BTreeSet::new();
+    let kinds = ["eio", "enospc", "short", "reset", "hang"];
+    let (mut nth, end) = (0, scaled(2, u64::MAX));
+    let over = Mutex::new(&mut over);
+    let next = || {
+        nth += 1;
+        let left = SIDES.into_iter().filter(|side| !over.lock().unwrap().contains(side));
+        let plan = |side| (side, json!({"nth": nth, "kind": kinds[rng.index(kinds.len())]}));
+        let cast = Cast(left.map(plan).collect());
+        (nth < end && !cast.0.is_empty()).then_some(cast)
+    };
+    play_all(next, |cast, met| {
+        for side in cast.0.keys().filter(|side| met[*side].fired.is_none()) {
+            over.lock().unwrap().insert(*side);
+        }
+    });
+}
+
+/// kill -9 at an operation, and half of a write done if it is one.
+#[test]
+fn every_operation_may_be_the_last() {
+    let met = a_round_without_faults();
+    let mut rng = Rng::new();
+    let kill = |name: &str, nth: u64| json!({"point": name, "nth": nth, "kind": "kill"});
+    let mut first = casts(each_name(&met, |name| kill(name, 1)));
+    first.truncate(scaled(12, usize::MAX));
+    let (mut count, rounds) = (0, scaled(first.len(), 1000));
+    let next = || {
+        count += 1;
+        let any = |(side, met): (&Side, &Met)| {
+            let (name, times) = met.points.iter().nth(rng.index(met.points.len()))?;
+            Some((*side, kill(name, 1 + rng.below(*times))))
+        };
+        let cast = first.pop().unwrap_or_else(|| Cast(met.iter().filter_map(any).collect()));
+        (count <= rounds).then_some(cast)
+    };
+    play_all(next, |_, _| ());
+}
