@@ -19,7 +19,7 @@ use std::time::SystemTime;
 
 use crate::error::{Error, ErrorKind, Result, lock};
 use crate::host::guard::guard;
-use crate::host::{api, os};
+use crate::host::{api, fork, os};
 
 /// Lines kept for `litestream_log`; the oldest go.
 const RING_LINES_MAX: usize = 1000;
@@ -101,6 +101,7 @@ pub fn lines() -> Vec<Line> {
 /// Starts a thread. A panic in it is logged, and ends only the thread.
 pub fn spawn_worker(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     check_fork()?;
+    fork::watch();
     OWNER.store(os::pid(), Ordering::Release);
     let label = name.to_owned();
     let run = move || {

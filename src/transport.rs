@@ -32,6 +32,7 @@ use ureq::unversioned::transport::{
 
 use crate::error::lock;
 use crate::fault;
+use crate::host::fork::Private;
 
 pub use trust::{Roots, complaint, read_roots};
 
@@ -50,7 +51,7 @@ const NO_LIMIT: u64 = u64::MAX;
 /// What other threads may do to a connection while one reads from it.
 #[derive(Debug)]
 pub struct Link {
-    socket: Mutex<Option<Arc<Socket>>>,
+    socket: Mutex<Option<Arc<Private<Socket>>>>,
     closed: AtomicBool,
     patience_us: AtomicU64,
 }
@@ -86,7 +87,7 @@ impl Link {
         (us != NO_LIMIT).then(|| Duration::from_micros(us))
     }
 
-    fn adopt(&self, socket: &Arc<Socket>) -> io::Result<()> {
+    fn adopt(&self, socket: &Arc<Private<Socket>>) -> io::Result<()> {
         *lock(&self.socket) = Some(Arc::clone(socket));
         // Closed before there was a socket to shut down.
         self.check()
@@ -169,7 +170,7 @@ impl Connector<()> for Dialer {
             Some(path) => dial_unix(path, &self.link)?,
             None => dial_tcp(details, &self.link)?,
         };
-        let socket = Arc::new(socket);
+        let socket = Arc::new(Private::new(socket));
         self.link.adopt(&socket)?;
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
@@ -270,7 +271,7 @@ impl Resolver for NoResolver {
 
 /// One connection, as ureq sees it.
 pub struct Wire {
-    socket: Arc<Socket>,
+    socket: Arc<Private<Socket>>,
     link: Arc<Link>,
     buffers: LazyBuffers,
 }
@@ -288,7 +289,7 @@ impl Transport for Wire {
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
         let output = &self.buffers.output()[..amount];
-        fault::write("transport/write", output, |part| (&*self.socket).write_all(part))?;
+        fault::write("transport/write", output, |part| (&**self.socket).write_all(part))?;
         Ok(())
     }
 
@@ -307,7 +308,7 @@ impl Transport for Wire {
         }
         fault::at("transport/read")?;
         let input = self.buffers.input_append_buf();
-        let amount = (&*self.socket).read(input)?;
+        let amount = (&**self.socket).read(input)?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }

@@ -71,6 +71,9 @@ routines! {
     libversion_number: unsafe extern "C" fn() -> c_int,
     log: unsafe extern "C" fn(c_int, *const c_char, ...),
     next_stmt: unsafe extern "C" fn(*mut sqlite3, *mut sqlite3_stmt) -> *mut sqlite3_stmt,
+    mutex_alloc: unsafe extern "C" fn(c_int) -> *mut sqlite3_mutex,
+    mutex_enter: unsafe extern "C" fn(*mut sqlite3_mutex),
+    mutex_leave: unsafe extern "C" fn(*mut sqlite3_mutex),
     open_v2: unsafe extern "C" fn(*const c_char, *mut *mut sqlite3, c_int, *const c_char) -> c_int,
     prepare_v2: unsafe extern "C" fn(
         *mut sqlite3,
@@ -126,6 +129,10 @@ fn missing(name: &str) -> Error {
 /// `raw` must be NULL or the routines pointer a SQLite passes to an extension's entry point.
 pub unsafe fn install(raw: *mut sqlite3_api_routines) -> Result<()> {
     static INSTALLING: Mutex<()> = Mutex::new(());
+    // Before the lock, which a thread of this process's parent may hold for ever.
+    if !raw.is_null() && HOST.load(Ordering::Acquire) == raw {
+        return Ok(());
+    }
     let _one_at_a_time = lock(&INSTALLING);
 
     if raw.is_null() {

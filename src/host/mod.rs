@@ -17,6 +17,7 @@ pub mod caller;
 pub mod conn;
 mod direct;
 pub mod file;
+pub mod fork;
 pub mod function;
 pub mod guard;
 pub mod load;

@@ -24,6 +24,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
+use crate::host::fork::Private;
 
 /// Connections the kernel may hold for us before they are accepted.
 const BACKLOG: i32 = 1024;
@@ -48,8 +49,8 @@ enum Place {
 /// One listening socket, non-blocking.
 #[derive(Debug)]
 pub(crate) enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
+    Tcp(Private<TcpListener>),
+    Unix(Private<UnixListener>),
 }
 
 /// What was bound.
@@ -217,7 +218,7 @@ fn bound(listeners: Vec<TcpListener>, host: &str) -> io::Result<Bound> {
     let port = addresses.first().map(SocketAddr::port);
     let port = port.ok_or_else(|| io::Error::new(Io::NotFound, "the name has no address"))?;
     Ok(Bound {
-        listeners: listeners.into_iter().map(Listener::Tcp).collect(),
+        listeners: listeners.into_iter().map(|one| Listener::Tcp(Private::new(one))).collect(),
         addresses,
         url: format!("http://{host}:{port}"),
         socket_file: None,
@@ -268,7 +269,7 @@ fn bind_unix(path: &Path, given: &str) -> io::Result<Bound> {
     listener.set_nonblocking(true)?;
     let socket_file = SocketFile::of(path)?;
     Ok(Bound {
-        listeners: vec![Listener::Unix(listener)],
+        listeners: vec![Listener::Unix(Private::new(listener))],
         addresses: Vec::new(),
         url: given.to_owned(),
         socket_file: Some(socket_file),

@@ -13,6 +13,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::fault;
+use crate::host::fork::Private;
 
 #[cfg(not(target_vendor = "apple"))]
 const SEND: SendFlags = SendFlags::NOSIGNAL;
@@ -55,25 +56,27 @@ impl std::fmt::Display for Peer {
 /// A connected socket of a client.
 #[derive(Debug)]
 pub(crate) enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Tcp(Private<TcpStream>),
+    Unix(Private<UnixStream>),
 }
 
 impl Socket {
     /// Prepares an accepted TCP socket: non-blocking, no delay, keep-alive.
     pub(crate) fn tcp(stream: TcpStream) -> io::Result<Self> {
+        let stream = Private::new(stream);
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
         let keepalive = TcpKeepalive::new()
             .with_time(Duration::from_secs(30))
             .with_interval(Duration::from_secs(10))
             .with_retries(3);
-        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        SockRef::from(&*stream).set_tcp_keepalive(&keepalive)?;
         Ok(Socket::Tcp(stream))
     }
 
     /// Prepares an accepted Unix socket: non-blocking.
     pub(crate) fn unix(stream: UnixStream) -> io::Result<Self> {
+        let stream = Private::new(stream);
         stream.set_nonblocking(true)?;
         Ok(Socket::Unix(stream))
     }
@@ -87,7 +90,7 @@ impl Socket {
                 stream.set_nonblocking(false)?;
                 stream.set_write_timeout(Some(timeout))?;
                 #[cfg(target_os = "linux")]
-                SockRef::from(stream).set_tcp_user_timeout(Some(timeout))?;
+                SockRef::from(&**stream).set_tcp_user_timeout(Some(timeout))?;
                 Ok(())
             }
             Socket::Unix(stream) => {
@@ -115,8 +118,8 @@ impl Socket {
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         fault::at("serve/receive")?;
         match self {
-            Socket::Tcp(stream) => (&*stream).read(buffer),
-            Socket::Unix(stream) => (&*stream).read(buffer),
+            Socket::Tcp(stream) => (&**stream).read(buffer),
+            Socket::Unix(stream) => (&**stream).read(buffer),
         }
     }
 

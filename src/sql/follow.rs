@@ -10,6 +10,7 @@ use crate::follow::FollowConfig;
 use crate::host::caller::Caller;
 use crate::host::function::{Answer, Args};
 use crate::options::Options;
+use crate::registry;
 use crate::token::Token;
 
 use super::target::{Target, main_path, wait_ms};
@@ -90,6 +91,7 @@ pub(super) fn promote(caller: &Caller, _: &Args) -> Result<Answer> {
 }
 
 pub(super) fn lag(caller: &Caller, _: &Args) -> Result<Answer> {
+    registry::check_fork()?;
     let database = databases::find(&main_path(caller)?);
     let follower = database.and_then(|database| database.follower());
     Ok(Answer::from(follower.map(|follower| follower.lag())))

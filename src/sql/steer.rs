@@ -37,6 +37,7 @@ pub(super) fn wait(caller: &Caller, args: &Args) -> Result<Answer> {
     let text = args.text_required(0, "a position")?;
     let pos: Pos = text.parse()?;
     let wait = timeout(args)?;
+    registry::check_fork()?;
     let path = main_path(caller)?;
     let reached = databases::wait_for(&path, pos, wait, &|| caller.interrupted())?;
     Ok(Answer::Integer(i64::from(reached)))

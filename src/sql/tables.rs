@@ -154,6 +154,7 @@ fn replicas(_: &Caller) -> Rows {
 }
 
 fn log_lines(_: &Caller) -> Rows {
+    registry::check_fork()?;
     let row = |line: registry::Line| {
         let database = Some(line.database.to_string_lossy().into_owned());
         vec![

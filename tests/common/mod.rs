@@ -390,6 +390,12 @@ impl Db {
         self.request("fork", json!({"path": path, "sql": sql})).outcome(DEADLINE)
     }
 
+    /// Forks a child of the host that leaves all databases alone; what became of it, see host.py.
+    pub fn fork(&self, how: &str) -> i64 {
+        let rows = self.request("child", json!({"how": how})).outcome(DEADLINE).unwrap();
+        rows[0][0].as_i64().unwrap_or_else(|| panic!("a child that was to end {how}: {rows}"))
+    }
+
     /// `sqlite3_interrupt`.
     pub fn interrupt(&self) {
         self.line.send(json!({"op": "interrupt", "db": self.name})).outcome(DEADLINE).unwrap();

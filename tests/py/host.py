@@ -10,12 +10,14 @@ is a blob,
 program that dies leaves nothing behind.
 """
 
+import ctypes
 import json
 import os
 import queue
 import select
 import sys
 import threading
+import time
 
 import door
 import work
@@ -80,6 +82,8 @@ class Worker(threading.Thread):
             return {"rows": [[work.content(self.db)]]}
         elif what == "fork":
             return in_a_child(self.entrance, request)
+        elif what == "child":
+            return {"rows": [[a_child(request["how"])]]}
         elif what == "close":
             self.db.close()
             self.db = None
@@ -109,6 +113,21 @@ def in_a_child(entrance, request):
             os.kill(child, 9)
         os.waitpid(child, 0)
     return json.loads(text) if text else {"error": "the forked child hangs", "code": -1}
+
+
+def a_child(how):
+    """Forks a child that has nothing to do with databases; its process id if it stays, and how it
+    ended if it does not."""
+    child = os.fork()
+    if child == 0:
+        for descriptor in range(3):
+            os.close(descriptor)
+        if how == "stay":
+            while True:
+                time.sleep(3600)
+        # Out of main(): exit handlers run, open connections are closed.
+        os._exit(0) if how == "at once" else ctypes.CDLL(None).exit(0)
+    return child if how == "stay" else os.waitpid(child, 0)[1]
 
 
 def main():

@@ -203,13 +203,16 @@ def ledger_create(db, keep=500):
 
 
 def ledger_add(db, size):
+    """Numbers one more row; its number."""
     db.run("BEGIN IMMEDIATE")
     gone = db.run("SELECT ifnull(sum(length(pad)), 0) FROM entry "
                   "WHERE n <= (SELECT n + 1 - keep FROM ledger)")[0][0]
     db.run("UPDATE ledger SET n = n + 1, bytes = bytes + ?", (size - gone,))
     db.run("INSERT INTO entry SELECT n, randomblob(?) FROM ledger", (size,))
     db.run("DELETE FROM entry WHERE n <= (SELECT n - keep FROM ledger)")
+    number = db.run("SELECT n FROM ledger")[0][0]
     db.run("COMMIT")
+    return number
 
 
 def ledger_writer(work, path, pause=0.0, size=2000, own=False, limit=0):
