@@ -1,12 +1,10 @@
 //! Scalar functions: from a Rust function over typed arguments to one SQL can call.
 //!
-//! Registration goes through `sqlite-loadable`, which keeps one small box per function and
-//! connection for ever. Arguments and results do not: its text results are freed with the wrong
-//! size when they hold a NUL byte, and its value readers take no NULL.
+//! Nothing of it goes through `sqlite-loadable`: that keeps a box per function and connection for
+//! ever, frees text results with the wrong size when they hold a NUL byte, and reads no NULL.
 
-use std::ffi::{c_char, c_int, c_uchar};
+use std::ffi::{CString, c_char, c_int, c_uchar, c_void};
 
-use sqlite_loadable::ErrorKind as LoadableError;
 use sqlite_loadable::ext::{sqlite3_context, sqlite3_value};
 use sqlite3ext_sys::{
     SQLITE_BLOB, SQLITE_BUSY, SQLITE_FLOAT, SQLITE_INTEGER, SQLITE_NOMEM, SQLITE_NULL, SQLITE_TEXT,
@@ -183,23 +181,63 @@ pub fn define(
     body: Body,
 ) -> Result<()> {
     let api = api::api()?;
+    let bad_name = |_| Error::new(ErrorKind::Bug, format!("define {name}: bad name"));
+    let text = CString::new(name).map_err(bad_name)?;
     let is_direct = flags.contains(FunctionFlags::DIRECTONLY);
-    let call = move |context: *mut sqlite3_context, values: &[*mut sqlite3_value]| {
-        call(api, context, values, name, body, is_direct);
-        Ok(())
+    let function = Box::into_raw(Box::new(Function { api, name, body, is_direct })).cast();
+    let flags = (flags | FunctionFlags::UTF8).bits();
+    let (run, drop) = (Some(run as Run), Some(release as Release));
+    // SAFETY: the connection is open, and the name ends in a NUL. SQLite calls `release` for the
+    // pointer once: when the function goes, or before it returns with an error.
+    let rc = unsafe {
+        let define = api.create_function_v2;
+        define(db.raw(), text.as_ptr(), arguments, flags, function, run, None, None, drop)
     };
-    let flags = flags | FunctionFlags::UTF8;
-    #[expect(clippy::disallowed_methods, reason = "this is where its panics are caught")]
-    let defined = sqlite_loadable::define_scalar_function(db.raw(), name, arguments, call, flags);
-    match defined.as_ref().map_err(sqlite_loadable::Error::kind) {
-        Ok(()) => Ok(()),
-        // Loaded before on this connection, and in use at this moment: what is there stays.
-        Err(LoadableError::DefineScalarFunction(rc)) if *rc == code(SQLITE_BUSY) => Ok(()),
-        Err(LoadableError::DefineScalarFunction(rc)) => {
-            Err(error(*rc, format!("define {name}: {}", api::describe(*rc))))
-        }
-        Err(_) => Err(Error::new(ErrorKind::Bug, format!("define {name}: bad name"))),
+    // Loaded before on this connection, and in use at this moment: what is there stays.
+    if rc == 0 || rc == code(SQLITE_BUSY) {
+        return Ok(());
     }
+    Err(error(rc, format!("define {name}: {}", api::describe(rc))))
+}
+
+/// What SQLite keeps of a function, once for each connection.
+struct Function {
+    api: &'static Api,
+    name: &'static str,
+    body: Body,
+    is_direct: bool,
+}
+
+type Run = unsafe extern "C" fn(*mut sqlite3_context, c_int, *mut *mut sqlite3_value);
+type Release = unsafe extern "C" fn(*mut c_void);
+
+/// # Safety
+/// Only SQLite calls it, for a function that [`define`] made.
+unsafe extern "C" fn run(
+    context: *mut sqlite3_context,
+    count: c_int,
+    values: *mut *mut sqlite3_value,
+) {
+    let Ok(api) = api::api() else { return };
+    // SAFETY: SQLite calls us with a live context.
+    let function = unsafe { (api.user_data)(context) }.cast::<Function>();
+    // SAFETY: it is the pointer that `define` passed, not yet released.
+    let Function { api, name, body, is_direct } = unsafe { &*function };
+    let values = match usize::try_from(count) {
+        Ok(count @ 1..) if !values.is_null() => {
+            // SAFETY: there are so many values, for the length of the call.
+            unsafe { std::slice::from_raw_parts(values, count) }
+        }
+        _ => &[],
+    };
+    call(api, context, values, name, *body, *is_direct);
+}
+
+/// # Safety
+/// Only SQLite calls it, once, with a pointer of [`define`].
+unsafe extern "C" fn release(function: *mut c_void) {
+    // SAFETY: it came out of a box of this type.
+    drop(unsafe { Box::from_raw(function.cast::<Function>()) });
 }
 
 fn call(
@@ -261,9 +299,8 @@ unsafe fn answer_text(api: &Api, context: *mut sqlite3_context, text: &str) {
     let place = text.as_ptr().cast::<c_char>();
     let utf8 = c_uchar::try_from(SQLITE_UTF8).unwrap_or(1);
     // SAFETY: SQLITE_TRANSIENT is the address -1, which SQLite compares and never calls.
-    let transient = unsafe {
-        std::mem::transmute::<isize, Option<unsafe extern "C" fn(*mut std::ffi::c_void)>>(-1)
-    };
+    let transient =
+        unsafe { std::mem::transmute::<isize, Option<unsafe extern "C" fn(*mut c_void)>>(-1) };
     // SAFETY: SQLite copies `length` bytes before it returns (and says "too big" beyond its limit).
     unsafe { (api.result_text64)(context, place, length, transient, utf8) };
 }
