@@ -44,6 +44,14 @@ fuzz:  ## look for inputs that break a parser: TARGET=name, TIME=seconds for eac
 	@scripts/setup fuzz
 	@TIME=$(or $(TIME),60) scripts/fuzz $(TARGET)
 
+valgrind:  ## memcheck on the layer that has all unsafe code, and on a run of everything
+	@scripts/setup memory
+	@scripts/memory valgrind
+
+asan:  ## the same, and all unit tests, with AddressSanitizer
+	@scripts/setup memory
+	@scripts/memory asan
+
 bench: build  ## lag, write rates, archives; as tables and as JSON lines in target/bench/
 	cargo bench --locked --bench live --bench archive
 
@@ -71,4 +79,4 @@ clean:  ## remove what was built and what setup put in .venv/
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-.PHONY: build demo test check test-sql update-expected test-oldest soak audit fuzz bench fmt lint doc setup install clean help
+.PHONY: build demo test check test-sql update-expected test-oldest soak audit fuzz valgrind asan bench fmt lint doc setup install clean help

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, Timespec, poll};
+use rustix::io::retry_on_intr;
 
 use super::channel::Channel;
 use super::conn::{Conn, Next};
@@ -209,7 +210,7 @@ fn settle(
                 let asks = fd.as_raw_fd() != own;
                 let wait = Timespec { tv_sec: i64::from(asks), tv_nsec: 0 };
                 let mut polled = [PollFd::new(&fd, flags)];
-                poll(&mut polled, Some(&wait)).unwrap() > 0
+                retry_on_intr(|| poll(&mut polled, Some(&wait))).unwrap() > 0
             }
             None => {
                 std::thread::sleep(Duration::from_micros(50));
