@@ -391,7 +391,7 @@ fn replica(input: &mut Input, folder: &Scratch) {
         assert!(again == pos && (shown.len() == 51 || shown.len() == position.len()));
     }
     let _any_number = dir.schema_shift();
-    assert!(dir.is_replica());
+    assert!(dir.is_replica().unwrap());
 }
 
 /// URLs of upstreams: what is asked for is what was named, and nothing else.
