@@ -121,17 +121,19 @@ impl Retention {
         meanwhile: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         self.looked = Some(Instant::now());
-        let now = SystemTime::now();
+        let snapshots = snapshot_times(shared)?;
+        let Some(newest) = snapshots.iter().max() else { return Ok(()) };
+        let now = self.trusted(shared, *newest);
         let Some(latest) = now.checked_sub(self.keep) else { return Ok(()) };
-        if !may_hold_waste(shared, latest)? {
+        // A full look is worth it if there is a snapshot from before that, and another one.
+        if snapshots.len() < 2 || !snapshots.iter().any(|at| *at <= latest) {
             return Ok(());
         }
         let mut held = Vec::new();
         for generation in shared.archive.generations()? {
             held.push(look(shared, generation, meanwhile)?);
         }
-        let Some(now) = self.trusted(shared, &held, now) else { return Ok(()) };
-        let Some(horizon) = now.checked_sub(self.keep) else { return Ok(()) };
+        let Some(horizon) = horizon(&held, now, self.keep) else { return Ok(()) };
         let mut ask = |held: &Held| {
             meanwhile()?;
             plan::begin(&held.first, &mut LabelTimes(&shared.archive))
@@ -153,9 +155,8 @@ impl Retention {
 impl Retention {
     /// The time, as far as ages may be counted by it. A clock that has jumped ahead must not make
     /// everything old.
-    fn trusted(&self, shared: &Shared, all: &[Held], now: SystemTime) -> Option<SystemTime> {
-        let newest = all.iter().filter_map(|held| held.newest).max()?;
-        let seen = Seen { now, at: Instant::now(), newest };
+    fn trusted(&self, shared: &Shared, newest: SystemTime) -> SystemTime {
+        let seen = Seen { now: SystemTime::now(), at: Instant::now(), newest };
         let (trusted, news) = lock(&shared.trust).look(seen, self.keep, self.every);
         if let Some(ahead) = news {
             let message = format!(
@@ -167,7 +168,7 @@ impl Retention {
             );
             registry::log(Level::Warn, shared.capture.path(), &message);
         }
-        Some(trusted)
+        trusted
     }
 }
 
@@ -175,15 +176,20 @@ fn whole_seconds(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs())
 }
 
-/// Whether a full look is worth it: there is a snapshot from before the horizon, and another one.
-fn may_hold_waste(shared: &Shared, horizon: SystemTime) -> Result<bool> {
-    let (mut old, mut all) = (0, 0);
+/// What is older may go; ages count no further than the newest object, which another's clock may
+/// have dated.
+fn horizon(all: &[Held], now: SystemTime, keep: Duration) -> Option<SystemTime> {
+    let newest = all.iter().filter_map(|held| held.newest).max()?;
+    newest.min(now).checked_sub(keep)
+}
+
+fn snapshot_times(shared: &Shared) -> Result<Vec<SystemTime>> {
+    let mut times = Vec::new();
     for generation in shared.archive.generations()? {
         let snapshots = shared.archive.snapshots(generation)?;
-        all += snapshots.len();
-        old += snapshots.iter().filter(|it| it.info.created_at <= horizon).count();
+        times.extend(snapshots.iter().map(|snapshot| snapshot.info.created_at));
     }
-    Ok(old > 0 && all > 1)
+    Ok(times)
 }
 
 /// Ends a listing early.
@@ -409,6 +415,15 @@ mod tests {
         check_labelled(&all, 3, 300, &mut unreadable, &nothing);
         let all = [held(1, &[(0, 50, 3), (3, 100, 0)], 100), held(2, &[(0, 200, 0)], 200)];
         check_labelled(&all, 3, 300, &mut unreadable, &[before(3), Cut::Nothing]);
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_makes_nothing_old() {
+        let all = [held(1, &[(0, 100, 0)], 150), held(2, &[(0, 200, 0)], 500)];
+        let keep = Duration::from_secs(70);
+        assert_eq!(horizon(&all, at(300), keep), Some(at(230)));
+        assert_eq!(horizon(&all, at(9_999_999), keep), Some(at(430)));
+        assert_eq!(horizon(&[], at(300), keep), None);
     }
 
     #[test]

@@ -10,10 +10,7 @@
 //! | ahead, by more than [`TOLERANCE`]           | where it would be without that                 |
 //! | the same, and all of `keep` has passed since| what it says: what was there then is old by now|
 //!
-//! And however far that is, ages count no further than the newest object: another's clock may date
-//! them.
-//!
-//! At the first look of a process the newest object takes the place of the last look: a machine
+//! At the first look of a process the newest snapshot takes the place of the last look: a machine
 //! that was off for a week deletes what has aged meanwhile only after it was on for `keep`.
 
 use std::time::{Duration, Instant, SystemTime};
@@ -28,7 +25,7 @@ pub(super) struct Seen {
     pub(super) now: SystemTime,
     /// The same moment, by the clock that nobody sets.
     pub(super) at: Instant,
-    /// The time of the archive's newest object.
+    /// The time of the archive's newest snapshot.
     pub(super) newest: SystemTime,
 }
 
@@ -59,13 +56,13 @@ impl Trust {
         if ahead <= TOLERANCE.min(every) || passed >= keep.saturating_add(every) {
             self.right = Some((now, at));
             self.told = false;
-            return (now.min(newest), None);
+            return (now, None);
         }
         self.right = Some((right, since));
         // To have been off is no fault of the clock's.
         let news = !first && !self.told;
         self.told = true;
-        (expected.min(newest), news.then_some(ahead))
+        (expected, news.then_some(ahead))
     }
 }
 
@@ -94,13 +91,9 @@ mod tests {
 
     #[test]
     fn a_clock_that_runs_is_believed() {
-        check(&[(0, 1000, 990, 990, None), (3600, 4600, 9999, 4600, None)]);
+        check(&[(0, 1000, 990, 1000, None), (3600, 4600, 9999, 4600, None)]);
         // Corrected by a minute, and back by an hour.
-        check(&[
-            (0, 1000, 990, 990, None),
-            (3600, 4660, 4660, 4660, None),
-            (3601, 60, 99, 60, None),
-        ]);
+        check(&[(0, 1000, 990, 1000, None), (3600, 4660, 1, 4660, None), (3601, 60, 99, 60, None)]);
     }
 
     #[test]
@@ -111,8 +104,8 @@ mod tests {
             (3600, 4600 + YEAR, 4600 + YEAR, 4600, Some(YEAR)),
             (7200, 8200 + YEAR, 8200 + YEAR, 8200, None),
             (day + 3599, day + YEAR, day + YEAR, day + 4599, None),
-            (day + 3600, day + 4600 + YEAR, day + YEAR, day + YEAR, None),
-            (day + 7200, day + 8200 + 2 * YEAR, day, day, Some(YEAR)),
+            (day + 3600, day + 4600 + YEAR, day + YEAR, day + 4600 + YEAR, None),
+            (day + 7200, day + 8200 + 2 * YEAR, day, day + 8200 + YEAR, Some(YEAR)),
         ]);
         // And comes back.
         check(&[
@@ -129,7 +122,7 @@ mod tests {
         check(&[
             (0, 7 * day, 1000, 1000, None),
             (3600, 7 * day + 3600, 7 * day, 4600, None),
-            (day + 3600, 8 * day + 3600, 8 * day, 8 * day, None),
+            (day + 3600, 8 * day + 3600, 8 * day, 8 * day + 3600, None),
         ]);
         // Started with a clock that is not set yet.
         check(&[(0, 0, YEAR, 0, None), (3600, YEAR + 3600, YEAR, 3600, Some(YEAR))]);

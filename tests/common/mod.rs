@@ -132,26 +132,34 @@ impl Host {
 
     /// The system's SQLite, with this build of the extension.
     pub fn loading(library: &Path) -> Host {
-        Host::start("sqlite3", None, Some(library))
+        Host::start(&[], "sqlite3", None, Some(library))
     }
 
     /// The system's SQLite, which never heard of the extension.
     pub fn plain() -> Host {
-        Host::start("sqlite3", None, None)
+        Host::start(&[], "sqlite3", None, None)
     }
 
     /// Another SQLite than the system's.
     pub fn of(module: &Module, extension: bool) -> Host {
         let library = extension.then(library);
-        Host::start(module.0, Some(&module.1), library.as_deref())
+        Host::start(&[], module.0, Some(&module.1), library.as_deref())
     }
 
-    fn start(module: &str, folder: Option<&Path>, library: Option<&Path>) -> Host {
+    /// [`Host::app`], started by another command that becomes it, such as `env NAME=VALUE`.
+    pub fn under(command: &[&str]) -> Host {
+        Host::start(command, "sqlite3", None, Some(&library()))
+    }
+
+    fn start(under: &[&str], module: &str, folder: Option<&Path>, library: Option<&Path>) -> Host {
         // The standard module has none of its own: it takes the shared library that is found first.
         let (folder, shared) = if module == "sqlite3" { (None, folder) } else { (folder, None) };
         let setting = json!({"module": module, "folder": folder, "extension": library});
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/py/host.py");
-        let mut child = Command::new(python())
+        let python = python().to_str().unwrap();
+        let words: Vec<&str> = under.iter().copied().chain([python]).collect();
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
             .envs(shared.map(|folder| ("LD_LIBRARY_PATH", folder)))
             .arg("-B")
             .arg(script)

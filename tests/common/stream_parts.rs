@@ -73,7 +73,7 @@ impl Parts {
             }
             Part::Head => self.head.push(byte),
             Part::ChunkLine => match char::from(byte).to_digit(16) {
-                Some(digit) => self.left = self.left * 16 + u64::from(digit),
+                Some(digit) => self.left = self.left.wrapping_mul(16) + u64::from(digit),
                 None if byte == b'\n' => self.enter(Part::RecordHeader),
                 None => {}
             },

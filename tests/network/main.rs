@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod clock;
 mod cuts;
 mod mixed;
 mod peers;
