@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind as Io, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -15,6 +15,9 @@ use crate::wal::WAL_HEADER_SIZE;
 
 /// Ends the name of a file that is still being written.
 pub const TMP_EXT: &str = ".tmp";
+
+/// The longest text in `DB-litestream/`, in bytes.
+const TEXT_BYTES_MAX: u64 = 64 << 10;
 
 /// `path` with `suffix` put behind it, as SQLite names the files beside a database.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -42,6 +45,63 @@ pub fn read_wal_file_at(path: &Path, offset: u64, n: usize) -> Result<Vec<u8>> {
         Ok(bytes)
     };
     read().context(|| format!("cannot read {n} bytes at {offset} of {}", path.display()))
+}
+
+/// Opens a file in `DB-litestream/`. Another user may have put a name there while nobody looked: a
+/// link is not followed, and a FIFO is an error and not a wait for whoever writes to it.
+pub fn open_beside(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file =
+        options.custom_flags(flags).open(path).map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) => io::Error::other("it is a symbolic link"),
+            Some(libc::ENXIO) => io::Error::other("it is not a file"),
+            _ => error,
+        })?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    Ok(file)
+}
+
+/// The same for reading.
+pub fn read_beside(path: &Path) -> io::Result<File> {
+    open_beside(path, OpenOptions::new().read(true))
+}
+
+/// A small text in `DB-litestream/`; what is longer was not written by us.
+pub fn text_beside(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    read_beside(path)?.take(TEXT_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if u64::try_from(text.len()).unwrap_or(u64::MAX) > TEXT_BYTES_MAX {
+        return Err(io::Error::other("it is too long"));
+    }
+    Ok(text)
+}
+
+/// Whether `folder`, the `DB-litestream` of `database`, may be trusted with its content: it is
+/// missing, or belongs to the database's owner, to us or to root, and so does the link if it is
+/// one; and strangers may write to it only if they may write to the database.
+pub fn check_folder(database: &Path, folder: &Path) -> Result<()> {
+    let link = match fs::symlink_metadata(folder) {
+        Err(error) if error.kind() == Io::NotFound => return Ok(()),
+        other => other?,
+    };
+    let (of_database, meta) = (fs::metadata(database)?, fs::metadata(folder)?);
+    let is_known = |meta: &Metadata| {
+        let us = rustix::process::geteuid().as_raw();
+        [of_database.uid(), us, 0].contains(&meta.uid())
+    };
+    let why = if !meta.is_dir() {
+        "it is not a folder"
+    } else if !is_known(&link) || !is_known(&meta) {
+        "it belongs to another user than the database"
+    } else if meta.mode() & 0o002 != 0 && of_database.mode() & 0o002 == 0 {
+        "everybody may write to it, and not to the database"
+    } else {
+        return Ok(());
+    };
+    let text = format!("{} cannot be used: {why}; move it away", folder.display());
+    Err(Error::new(ErrorKind::Refused, text))
 }
 
 /// A whole file of at most `bytes_max` bytes, and what is known of it. Never waits, as opening a

@@ -24,6 +24,7 @@ use age::{DecryptError, Decryptor, Encryptor};
 use super::options::ArchiveOptions;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault;
+use crate::files::read_small_file;
 
 /// What every encrypted object begins with.
 const MAGIC: &[u8] = b"age-encryption.org/v1";
@@ -64,10 +65,10 @@ impl Keys {
 
     fn read_file(&mut self, path: &Path) -> Result<()> {
         let what = || format!("option \"age_identities\": cannot read {}", path.display());
-        let mut text = String::new();
-        let open = fault::at("archive/identities/open").and_then(|()| std::fs::File::open(path));
-        let file = open.context(what)?;
-        file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).context(what)?;
+        fault::at("archive/identities/open").context(what)?;
+        let (bytes, _) = read_small_file(path, KEY_FILE_BYTES_MAX).context(what)?;
+        let text = String::from_utf8(bytes);
+        let text = text.map_err(|_| Error::usage("it is not text")).context(what)?;
         let before = self.identities.len();
         for line in text.lines().map(str::trim) {
             if !line.is_empty() && !line.starts_with('#') {

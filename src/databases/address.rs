@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::capture::Capture;
 use crate::error::{Error, ErrorKind, Result, lock};
+use crate::files::text_beside;
 use crate::log::layout;
 use crate::registry::{self, Level};
 use crate::serve::{self, Attachment, ServeOptions, Served, TlsFiles};
@@ -165,6 +166,6 @@ impl Inner {
 
 /// Which process serves it, for those who stand by: the URL it wrote down.
 fn written_url(path: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(layout::meta_dir(path).join("address")).ok()?;
+    let text = text_beside(&layout::meta_dir(path).join("address")).ok()?;
     Some(text.trim_end().to_owned()).filter(|url| !url.is_empty())
 }

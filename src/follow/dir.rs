@@ -20,6 +20,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::intents::FILE_NAMES;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault;
+use crate::files::{check_folder, open_beside, text_beside};
 use crate::info::META_DIR_SUFFIX;
 use crate::pos::Pos;
 
@@ -50,6 +51,7 @@ impl ReplicaDir {
 
     /// Makes the directory; who may read the database may look into it.
     pub fn create(&self, database: &Path) -> Result<()> {
+        check_folder(database, &self.path)?;
         // Only metadata is read: opening the database here would drop the host's locks on close.
         let read_bits = fs::metadata(database).map_or(0o600, |meta| meta.mode()) & 0o444;
         let mode = 0o300 | read_bits | read_bits >> 2;
@@ -86,7 +88,9 @@ impl ReplicaDir {
         let target = self.path.join(REPLICA);
         let what = || format!("cannot write {}", target.display());
         let text = format!("upstream={upstream}\nsince={since}\nschema={schema_shift}\n");
-        let open = fault::at("follow/sign/create").and_then(|()| File::create(&temporary));
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true);
+        let open = fault::at("follow/sign/create").and_then(|()| open_beside(&temporary, options));
         let mut file = open.context(what)?;
         fault::write("follow/sign/write", text.as_bytes(), |text| file.write_all(text))
             .and_then(|()| fault::at("follow/sign/sync"))
@@ -101,7 +105,7 @@ impl ReplicaDir {
     /// read: readers that saw a version would not notice that the schema is another.
     pub fn schema_shift(&self) -> Result<u32> {
         let path = self.path.join(REPLICA);
-        let text = match fault::at("follow/sign/read").and_then(|()| fs::read_to_string(&path)) {
+        let text = match fault::at("follow/sign/read").and_then(|()| text_beside(&path)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
             other => other.context(|| format!("cannot read {}", path.display()))?,
         };
@@ -145,7 +149,7 @@ impl ReplicaDir {
     pub fn read_position(&self) -> Option<Pos> {
         let read = || {
             fault::at("follow/position/read").ok()?;
-            fs::read_to_string(self.path.join(POSITION)).ok()
+            text_beside(&self.path.join(POSITION)).ok()
         };
         // Rewritten in place, so it is read until nothing of it changes meanwhile.
         let mut text = read()?;
@@ -214,7 +218,7 @@ impl PositionFile {
 
 /// A small file of ours that is changed in place, made if it is missing.
 fn open_in_place(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).open(path)
+    open_beside(path, OpenOptions::new().write(true).create(true).truncate(false))
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::error::{Context, Result, lock};
 use crate::fault::{self, Tap};
+use crate::files::{open_beside, read_beside};
 use crate::pos::{Generation, Index, Offset, Pos};
 use crate::wal::{ByteOrder, Chain, Checksum, PageSize, Salts, checksum};
 
@@ -271,14 +272,14 @@ fn open_file(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false);
     fault::at("follow/intents/open")
-        .and_then(|()| options.open(path))
+        .and_then(|()| open_beside(path, options))
         .context(|| format!("cannot open {}", path.display()))
 }
 
 /// Every valid record up to the first that is not; none if there is no file.
 fn read_records(path: &Path, mut each: impl FnMut(Intent)) -> Result<()> {
     let what = || format!("cannot read {}", path.display());
-    let file = match fault::at("follow/intents/open").and_then(|()| File::open(path)) {
+    let file = match fault::at("follow/intents/open").and_then(|()| read_beside(path)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.context(what)?,
     };

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault;
-use crate::files::with_suffix;
+use crate::files::{check_folder, open_beside, with_suffix};
 use crate::info::{META_DIR_SUFFIX, SNAPSHOT_EXT, WAL_DIR_NAME, WAL_SEGMENT_EXT};
 use crate::pos::{Generation, Index, Offset, Pos};
 
@@ -113,6 +113,9 @@ impl Layout {
     /// Makes `dir` and what is missing above it, with the database's owner and a mode that lets in
     /// whoever may read the database.
     pub fn create_dir(&self, dir: &Path) -> Result<()> {
+        if dir == self.root {
+            check_folder(&self.database, dir)?;
+        }
         if dir.is_dir() {
             return Ok(());
         }
@@ -140,7 +143,7 @@ impl Layout {
         let mut options = OpenOptions::new();
         let options = options.write(true).create(true).truncate(true).mode(self.mode | 0o600);
         let file = fault::at("log/file/create")
-            .and_then(|()| options.custom_flags(libc::O_NOFOLLOW).open(&tmp))
+            .and_then(|()| open_beside(&tmp, options))
             .context(|| format!("cannot create {}", tmp.display()))?;
         self.give_away(&file);
         Ok((file, tmp))
@@ -150,9 +153,9 @@ impl Layout {
     pub fn open_in_place(&self, path: &Path) -> Result<File> {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
-        let options = options.mode(self.mode | 0o600).custom_flags(libc::O_NOFOLLOW);
+        let options = options.mode(self.mode | 0o600);
         let file = fault::at("log/lock/open")
-            .and_then(|()| options.open(path))
+            .and_then(|()| open_beside(path, options))
             .context(|| format!("cannot open {}", path.display()))?;
         self.give_away(&file);
         Ok(file)

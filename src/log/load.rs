@@ -16,7 +16,7 @@ use super::snapshot::Snapshot;
 use super::{Log, State, Tip};
 use crate::error::{Context, Error, ErrorKind, Result, lock};
 use crate::fault;
-use crate::files::remove_tmp_files;
+use crate::files::{remove_tmp_files, text_beside};
 use crate::info::SNAPSHOT_EXT;
 use crate::pos::{Generation, Index, Offset, Pos, parse_offset};
 use crate::wal::{Chain, FrameHeader, PageSize, Salts, WAL_HEADER_SIZE, WalHeader};
@@ -112,7 +112,7 @@ pub(super) fn remove_other_generations(layout: &Layout, current: Generation) -> 
 
 fn read_generation(layout: &Layout) -> Result<Option<Generation>> {
     let path = layout.generation_file();
-    match fault::at("log/generation/read").and_then(|()| std::fs::read_to_string(&path)) {
+    match fault::at("log/generation/read").and_then(|()| text_beside(&path)) {
         Ok(text) => {
             let name = text.trim_end().parse::<Generation>();
             name.map(Some).map_err(|error| error.context(format!("in {}", path.display())))
@@ -226,7 +226,7 @@ fn has_no_hole(stored: &[Stored]) -> bool {
 fn is_finished(layout: &Layout, stored: &[Stored]) -> Result<bool> {
     let Some(last) = stored.last() else { return Ok(false) };
     let path = layout.end_of_index(last.pos.generation, last.pos.index);
-    match fault::at("log/end/read").and_then(|()| std::fs::read_to_string(&path)) {
+    match fault::at("log/end/read").and_then(|()| text_beside(&path)) {
         Ok(text) => Ok(parse_offset(text.trim_end()).is_ok_and(|end| end.get() == last.end())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(Error::from(error).context(format!("cannot read {}", path.display()))),

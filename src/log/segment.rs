@@ -13,6 +13,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault::{self, Tap};
+use crate::files::read_beside;
 use crate::info::WalSegmentInfo;
 use crate::lz4;
 use crate::pos::{Offset, Pos};
@@ -160,7 +161,7 @@ impl Stored {
 
 fn open(path: &Path) -> io::Result<Tap<File>> {
     fault::at("log/segment/open")?;
-    Ok(Tap::new(File::open(path)?, "log/segment/read"))
+    Ok(Tap::new(read_beside(path)?, "log/segment/read"))
 }
 
 /// Whether WAL bytes starting at `pos` end in a commit frame or hold only the header; `None` if

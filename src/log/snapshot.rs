@@ -15,6 +15,7 @@ use super::layout::{self, Layout};
 use super::segment::{FRAME_HEAD, content_size};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault::{self, Tap};
+use crate::files::read_beside;
 use crate::info::SnapshotInfo;
 use crate::lz4;
 use crate::pos::{Generation, Index, Pos};
@@ -61,7 +62,7 @@ impl Snapshot {
     /// The LZ4 frame as stored.
     pub fn open_stored(&self) -> Result<File> {
         fault::at("log/snapshot/open")
-            .and_then(|()| File::open(&self.path))
+            .and_then(|()| read_beside(&self.path))
             .context(|| format!("cannot open snapshot {}", self.path.display()))
     }
 
@@ -75,7 +76,7 @@ impl Snapshot {
     /// Reads a snapshot's size and age from a file found at start.
     pub fn find(generation: Generation, index: Index, path: &Path) -> Result<Self> {
         let name = || format!("cannot read snapshot {}", path.display());
-        let open = fault::at("log/snapshot/open").and_then(|()| File::open(path));
+        let open = fault::at("log/snapshot/open").and_then(|()| read_beside(path));
         let mut file = open.context(name)?;
         let meta = file.metadata().context(name)?;
         let mut head = [0; FRAME_HEAD];

@@ -14,13 +14,13 @@
 //! archive itself cannot tell: its objects cannot be read back here, or the log does not reach back
 //! to them. A note that a power loss took back or made unreadable leaves a doubt, never an error.
 
-use std::fs;
 use std::path::PathBuf;
 
 use twox_hash::XxHash32;
 
 use crate::error::Result;
 use crate::fault;
+use crate::files::text_beside;
 use crate::log::layout::Layout;
 use crate::pos::Pos;
 use crate::wal::Checksum;
@@ -60,9 +60,8 @@ pub(super) struct Sent {
 impl Note {
     /// The note about the archive at `url`; an empty one if there is none to go by.
     pub(super) fn read(layout: &Layout, url: &str) -> Note {
-        let read = || {
-            fault::at("replicate/note/read").and_then(|()| fs::read_to_string(path(layout, url)))
-        };
+        let read =
+            || fault::at("replicate/note/read").and_then(|()| text_beside(&path(layout, url)));
         let text = read().unwrap_or_default();
         parse(&text, url).unwrap_or_default()
     }

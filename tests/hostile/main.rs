@@ -7,9 +7,11 @@ mod common;
 #[path = "../common/certs.rs"]
 mod certs;
 
+mod beside;
 mod liar;
 mod network;
 mod port;
 mod schema;
+mod secrets;
 mod sql;
 mod upstream;

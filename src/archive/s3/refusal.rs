@@ -167,8 +167,12 @@ fn unreachable(endpoint: &str, why: &str) -> Error {
     Error::new(ErrorKind::Io, format!("cannot reach the server at {endpoint}: {why}"))
 }
 
-/// As much of a server's own words as an error may hold.
+/// As much of a server's own words as an error may hold: nothing if the request is among them,
+/// since its signature and its session token are parameters of the URL.
 pub fn clean(text: &str) -> String {
+    if text.to_ascii_lowercase().contains("x-amz-") {
+        return "it repeats the request, which is not shown".to_owned();
+    }
     text.chars().filter(|c| !c.is_control()).take(MESSAGE_CHARS_MAX).collect()
 }
 
