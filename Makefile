@@ -48,7 +48,7 @@ valgrind:  ## memcheck on the layer that has all unsafe code, and on a run of ev
 	@scripts/setup memory
 	@scripts/memory valgrind
 
-asan:  ## the same, and all unit tests, with AddressSanitizer
+asan:  ## the same with AddressSanitizer
 	@scripts/setup memory
 	@scripts/memory asan
 
