@@ -39,6 +39,16 @@ pub unsafe fn load(
         if db.is_null() {
             return Err(Error::new(ErrorKind::Usage, "the host passed no connection"));
         }
+        if let Some(other) = os::other_copy() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "another copy of this extension, {other}, is loaded in this process; two \
+                     would not know of each other's work and spoil it: load that one on every \
+                     connection, or restart the process"
+                ),
+            ));
+        }
         // SAFETY: the caller vouches for the pointer.
         unsafe { api::install(routines) }?;
         let registered = register(&Registrar { db });

@@ -1,6 +1,7 @@
 //! The few things asked of the operating system directly: signals, file locks, the process's
 //! identity.
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::mem::MaybeUninit;
 
@@ -110,6 +111,67 @@ pub(super) fn pin_library() {
         // SAFETY: a NUL-terminated name from the loader; NOLOAD opens only what is mapped already.
         unsafe { libc::dlopen(name, flags) };
     }
+}
+
+/// The file of another library in this process that exports our entry point: a second copy, or
+/// another version. The same file under another name is the same library to the loader.
+#[cfg(target_os = "linux")]
+pub(super) fn other_copy() -> Option<String> {
+    let mut names: Vec<CString> = Vec::new();
+    // SAFETY: `note` gets the vector for the length of the call, and keeps nothing of it.
+    unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut names).cast()) };
+    let ours = base_of(other_copy as *const libc::c_void)?;
+    names.iter().find_map(|name| {
+        // SAFETY: a NUL-terminated name; NOLOAD opens only what is mapped already.
+        let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+        if library.is_null() {
+            return None;
+        }
+        // SAFETY: an open library and a NUL-terminated name.
+        let entry = unsafe { libc::dlsym(library, c"sqlite3_litestream_init".as_ptr()) };
+        // SAFETY: opened above; the host still has it open.
+        unsafe { libc::dlclose(library) };
+        let theirs = (!entry.is_null()).then(|| base_of(entry)).flatten()?;
+        (theirs != ours).then(|| name.to_string_lossy().into_owned())
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn other_copy() -> Option<String> {
+    None
+}
+
+/// Remembers the name of a loaded library.
+#[cfg(target_os = "linux")]
+extern "C" fn note(
+    info: *mut libc::dl_phdr_info,
+    _: libc::size_t,
+    names: *mut libc::c_void,
+) -> libc::c_int {
+    // SAFETY: the loader passes what it knows of one library.
+    let name = unsafe { (*info).dlpi_name };
+    // SAFETY: what `other_copy` passed.
+    let names = unsafe { &mut *names.cast::<Vec<CString>>() };
+    if !name.is_null() {
+        // SAFETY: a NUL-terminated name that lives while the loader waits for us.
+        let name = unsafe { CStr::from_ptr(name) };
+        if !name.is_empty() {
+            names.push(name.to_owned());
+        }
+    }
+    0
+}
+
+/// Where the library begins that has `address`.
+#[cfg(target_os = "linux")]
+fn base_of(address: *const libc::c_void) -> Option<usize> {
+    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: any address may be asked about; the result is ours.
+    if unsafe { libc::dladdr(address, info.as_mut_ptr()) } == 0 {
+        return None;
+    }
+    // SAFETY: filled by dladdr.
+    Some(unsafe { info.assume_init() }.dli_fbase.addr())
 }
 
 #[cfg(test)]
