@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use super::common::*;
 
@@ -76,4 +77,51 @@ fn a_stream_does_not_care_what_time_it_is() {
     writer.finish();
     assert_same(&db, &replica);
     assert_eq!(snapshots_received(&replica), 1);
+}
+
+/// A folder's objects are dated by this machine: a clock that jumped made all of them old.
+#[test]
+fn a_clock_that_jumps_ages_no_history() {
+    let folder = Folder::new("net-clock-archive");
+    let clock = Clock::new(&folder, "here");
+    let archive = folder.file("archive");
+    let db = clock.host.open(folder.file("p.db"));
+    make_ledger(&db);
+    let options = json!({"sync_interval": "20ms", "retention": "2h", "snapshot_interval": "1h"});
+    let url = format!("file://{}", archive.display());
+    db.text(&format!("SELECT litestream_replicate('{url}', '{options}')"));
+    // An index has one snapshot: the WAL starts over before each.
+    let snapshot = || {
+        db.text("SELECT litestream_checkpoint('RESTART')");
+        db.run("INSERT INTO ledger VALUES (1, 1, 1)").unwrap();
+        db.text("SELECT litestream_snapshot()");
+        db.text("SELECT litestream_sync()");
+    };
+    let snapshots = || objects(&archive).into_keys().filter(|it| it.contains("/snapshots/"));
+    snapshot();
+    let before: Vec<String> = snapshots().collect();
+    assert!(!before.is_empty());
+    clock.set(10 * YEAR);
+    snapshot();
+    // The system's own clock cannot be set here; what it would have dated is dated by hand.
+    let ten_years = Duration::from_secs(10 * YEAR.unsigned_abs());
+    for name in snapshots().filter(|name| !before.contains(name)) {
+        let file = std::fs::File::options().write(true).open(archive.join(name)).unwrap();
+        file.set_modified(SystemTime::now() + ten_years).unwrap();
+    }
+    snapshot();
+    let told = "SELECT count(*) FROM litestream_log WHERE message LIKE '%clock has moved ahead%'";
+    until("the jump to be told of", || {
+        db.run("INSERT INTO ledger VALUES (2, 2, 2)").unwrap();
+        (db.int(told) == 1).then_some(())
+    });
+    clock.set(-YEAR);
+    snapshot();
+    for name in before {
+        assert!(archive.join(&name).exists(), "{name} was deleted");
+    }
+    // Those that were asked for, and the first; none because of the time.
+    assert!(snapshots().count() <= 5, "{:?}", snapshots().collect::<Vec<_>>());
+    assert_eq!(db.value("SELECT error FROM litestream_replicas"), Value::Null);
+    db.run("SELECT litestream_stop()").unwrap();
 }
