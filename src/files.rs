@@ -139,6 +139,18 @@ pub fn remove_tmp_files(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes the names beside `path`, its own among them, survive a power loss. A folder that may be
+/// used but not read cannot be synced: SQLite goes on then, and so do we.
+pub fn sync_folder_of(path: &Path) -> Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let sync = || File::open(folder)?.sync_all();
+    match fault::at("files/folder/sync").and_then(|()| sync()) {
+        Err(error) if error.kind() == Io::PermissionDenied => Ok(()),
+        done => done.context(|| format!("cannot sync {}", folder.display())),
+    }
+}
+
 /// Removes a database nobody has open, with its journal, shared memory and WAL.
 pub fn remove_db_files(path: &Path) -> Result<()> {
     for (suffix, what) in

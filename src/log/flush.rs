@@ -38,13 +38,22 @@ impl Unsynced {
 }
 
 /// Makes files and their names survive a power loss. One that was deleted since needs it no more.
-fn sync_all(paths: &[PathBuf]) -> Result<()> {
+/// `settled` is the folder of which that was done last: it and those above it are not new.
+fn sync_all(paths: &[PathBuf], root: &Path, settled: &mut PathBuf) -> Result<()> {
     let mut folders = BTreeSet::new();
     for path in paths {
         sync(path)?;
         folders.extend(path.parent());
     }
-    folders.into_iter().try_for_each(sync)
+    for folder in folders {
+        sync(folder)?;
+        if folder != settled {
+            let above = folder.ancestors().skip(1).take_while(|above| above.starts_with(root));
+            above.into_iter().try_for_each(sync)?;
+            folder.clone_into(settled);
+        }
+    }
+    Ok(())
 }
 
 fn sync(path: &Path) -> Result<()> {
@@ -75,9 +84,9 @@ impl Log {
     /// Syncs what was written so far. Whoever writes meanwhile does not wait for the disk; whoever
     /// syncs does, so that nobody is told of a sync that is still under way.
     fn sync_files(&self) -> Result<()> {
-        let _one_at_a_time = lock(&self.syncing);
+        let mut settled = lock(&self.syncing);
         let paths = std::mem::take(&mut lock(&self.flusher).0);
-        let done = sync_all(&paths);
+        let done = sync_all(&paths, self.root(), &mut settled);
         if done.is_err() {
             let later = std::mem::replace(&mut lock(&self.flusher).0, paths);
             lock(&self.flusher).0.extend(later);

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault;
-use crate::files::{check_folder, open_beside, with_suffix};
+use crate::files::{check_folder, open_beside, sync_folder_of, with_suffix};
 use crate::info::{META_DIR_SUFFIX, SNAPSHOT_EXT, WAL_DIR_NAME, WAL_SEGMENT_EXT};
 use crate::pos::{Generation, Index, Offset, Pos};
 
@@ -137,6 +137,12 @@ impl Layout {
         Ok(())
     }
 
+    /// Makes the names from `path` up to the root survive a power loss.
+    pub fn sync_names(&self, path: &Path) -> Result<()> {
+        let mut below = path.ancestors().take_while(|path| *path != self.root);
+        below.try_for_each(sync_folder_of)
+    }
+
     /// Opens `NAME.tmp` for writing, from empty.
     pub fn create_tmp(&self, path: &Path) -> Result<(File, PathBuf)> {
         let tmp = tmp_of(path);
@@ -210,15 +216,7 @@ pub fn publish(file: &File, tmp: &Path, path: &Path, durable: bool) -> Result<()
     fault::at("log/file/rename")
         .and_then(|()| fs::rename(tmp, path))
         .context(|| format!("cannot rename {}", tmp.display()))?;
-    if durable { sync_parent(path) } else { Ok(()) }
-}
-
-/// Makes a rename in `path`'s folder survive a power loss.
-pub fn sync_parent(path: &Path) -> Result<()> {
-    let Some(parent) = path.parent() else { return Ok(()) };
-    fault::at("log/folder/sync")
-        .and_then(|()| File::open(parent)?.sync_all())
-        .context(|| format!("cannot sync {}", parent.display()))
+    if durable { sync_folder_of(path) } else { Ok(()) }
 }
 
 /// The names in `dir` for which `parse` answers, sorted; a missing folder is an empty one.

@@ -16,7 +16,7 @@ use super::snapshot::Snapshot;
 use super::{Log, State, Tip};
 use crate::error::{Context, Error, ErrorKind, Result, lock};
 use crate::fault;
-use crate::files::{remove_tmp_files, text_beside};
+use crate::files::{remove_tmp_files, sync_folder_of, text_beside};
 use crate::info::SNAPSHOT_EXT;
 use crate::pos::{Generation, Index, Offset, Pos, parse_offset};
 use crate::wal::{Chain, FrameHeader, PageSize, Salts, WAL_HEADER_SIZE, WalHeader};
@@ -206,7 +206,7 @@ fn drop_open_transaction(disk: &mut BTreeMap<Index, Vec<Stored>>) -> Result<()> 
         fault::at("log/segment/remove")
             .and_then(|()| std::fs::remove_file(&last.path))
             .context(|| format!("cannot remove {}", last.path.display()))?;
-        layout::sync_parent(&last.path)?;
+        sync_folder_of(&last.path)?;
         stored.pop();
     }
     Ok(())

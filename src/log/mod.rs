@@ -27,7 +27,7 @@ mod segment;
 mod snapshot;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,6 +39,7 @@ pub use segment::{SEGMENT_BYTES_MAX, Segment, Stored, ends_in_commit, last_frame
 pub use snapshot::{Snapshot, SnapshotWriter};
 
 use crate::error::{Error, ErrorKind, Result, lock};
+use crate::files::sync_folder_of;
 use crate::info::{SnapshotInfo, WalSegmentInfo};
 use crate::pos::{Generation, Index, Offset, Pos};
 use crate::wal::{Chain, Checksum, PageSize};
@@ -62,7 +63,8 @@ pub struct Log {
     state: Mutex<State>,
     changed: Condvar,
     flusher: Mutex<flush::Unsynced>,
-    syncing: Mutex<()>,
+    /// Held while files are synced; the folder synced last.
+    syncing: Mutex<PathBuf>,
     claims: Mutex<BTreeMap<u64, claim::Wanted>>,
     /// The latest time given.
     clock: Mutex<SystemTime>,
@@ -222,6 +224,8 @@ impl Log {
     pub fn adopt(&self) -> Result<()> {
         let generation = self.generation().ok_or_else(Error::no_generation)?;
         let name = format!("{generation}\n");
+        // The folder of the log may be as new as what is in it.
+        sync_folder_of(self.layout.root())?;
         self.layout.write_once(&self.layout.generation_file(), &[name.as_bytes()], true)?;
         lock(&self.state).ready = true;
         self.changed.notify_all();

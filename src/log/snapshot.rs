@@ -182,7 +182,7 @@ impl SnapshotWriter {
         file.set_modified(self.created_at).context(|| format!("cannot date {name}"))?;
         let size = file.metadata().context(|| format!("cannot measure {name}"))?.len();
         layout::publish(&file, &self.tmp.0, &self.path, true)?;
-        layout::sync_parent(&self.layout.snapshots(self.generation))?;
+        self.layout.sync_names(&self.layout.snapshots(self.generation))?;
         let info = SnapshotInfo {
             generation: self.generation,
             index: self.index,
