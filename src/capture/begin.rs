@@ -16,6 +16,7 @@ use super::scanner::Scanner;
 use super::{Shared, State};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault;
+use crate::files::sync_folder_of;
 use crate::host::api;
 use crate::host::conn::Connection;
 use crate::host::file::Door;
@@ -50,6 +51,9 @@ pub(super) fn begin(shared: &Shared) -> Result<Begun> {
     sql.execute("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL")?;
     sql.busy_timeout(0)?;
     let door = Door::open(path, &shared.config.vfs)?;
+    // SQLite syncs the name of a WAL only through the connection that made it. If that is ours, the
+    // application's commits would be in a file whose name a power loss may take.
+    sync_folder_of(door.wal_path())?;
     let pin = Pin::new(&door)?;
     lock_down(shared, &pin, &sql)?;
     let (tip, frame, fresh) = match shared.log.tip().filter(|_| !shared.log.snapshots().is_empty())

@@ -30,6 +30,7 @@ use super::index::{Gauge, WalIndex};
 use super::intents::{Intents, LocalState, UpstreamPos};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault;
+use crate::files::sync_folder_of;
 use crate::host::api::random;
 use crate::host::file::{Door, Mode, ShmLock};
 use crate::pages::Frozen;
@@ -82,6 +83,10 @@ impl Applier {
         let wal = fault::at("follow/wal/open")
             .and_then(|()| options.open(door.wal_path()))
             .context(|| format!("cannot open {}", door.wal_path().display()))?;
+        // SQLite syncs the name of a WAL only through the connection that made it, which is the
+        // door's as a rule; checkpoints are another's. A WAL that vanishes after half a checkpoint
+        // leaves half a state.
+        sync_folder_of(door.wal_path())?;
         let on_file = read_wal_header(&wal)?;
         index.clean_above(header.max_frame)?;
         let local = local_state(&header, on_file.as_ref());
@@ -109,8 +114,10 @@ impl Applier {
             _write: write,
             door,
         };
-        if let Some(upstream) = applier.upstream {
-            applier.position.write(upstream.pos)?;
+        match applier.upstream {
+            Some(upstream) => applier.position.write(upstream.pos)?,
+            // What stands there was said of other content.
+            None => applier.position.forget()?,
         }
         Ok(applier)
     }

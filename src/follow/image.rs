@@ -18,6 +18,7 @@ use super::frames::set_wal_mode;
 use super::intents::UpstreamPos;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault;
+use crate::files::sync_folder_of;
 use crate::header::{MAGIC, page_size_of};
 use crate::host::file::RawFile;
 use crate::wal::PageSize;
@@ -81,6 +82,8 @@ impl Image {
         let filling = dir.mark_filling()?;
         raw.truncate(0)?;
         remove_leftovers(path)?;
+        // A WAL that came back would be replayed into the new database.
+        sync_folder_of(path)?;
         Ok(Self {
             path: path.to_owned(),
             vfs: vfs.to_owned(),
