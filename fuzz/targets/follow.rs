@@ -386,9 +386,8 @@ fn replica(input: &mut Input, folder: &Scratch) {
     folder.put("a.db-litestream/position", position);
     folder.put("a.db-litestream/replica", input.0);
     if let Some(pos) = dir.read_position() {
-        let shown = format!("{pos}\n").into_bytes();
         let again: Pos = pos.to_string().parse().unwrap();
-        assert!(again == pos && (shown.len() == 51 || shown.len() == position.len()));
+        assert_eq!(again, pos);
     }
     let _any_number = dir.schema_shift();
     assert!(dir.is_replica().unwrap());

@@ -4,8 +4,12 @@
 //! |----------|----------------------------------------------------------------------------|
 //! | replica  | `upstream=URL`, `since=SECONDS` (Unix time), `schema=SHIFT`, a line each   |
 //! | filling  | empty; there while a first snapshot is written (image.rs), and locked then |
-//! | position | the position applied, 51 bytes with a newline, rewritten in place; empty   |
-//! |          | while it is not known                                                      |
+//! | position | the position applied and the system's boot it was applied in, a line each, |
+//! |          | rewritten in place; empty while it is not known                            |
+//!
+//! The position is written at every commit and never synced, and neither is the WAL it is about: a
+//! power loss may keep the one and lose the other. So it counts only until the system boots again;
+//! then the follower finds out from its intents where it is.
 //!
 //! Beside them the intents (intents.rs), and `left` while nobody follows (left.rs).
 //!
@@ -15,20 +19,21 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::intents::FILE_NAMES;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault;
-use crate::files::{check_folder, open_beside, text_beside};
+use crate::files::{check_folder, open_beside, sync_folder_of, text_beside};
 use crate::info::META_DIR_SUFFIX;
 use crate::pos::Pos;
 
 const REPLICA: &str = "replica";
 const FILLING: &str = "filling";
 const POSITION: &str = "position";
-/// Bytes of `position`: 16 digits, a slash, 16 digits, a colon, 16 digits, a newline.
-const POSITION_SIZE: usize = 16 + 1 + 16 + 1 + 16 + 1;
+/// Where Linux says which boot this is: another text each time.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The directory `DB-litestream/` of one database.
 #[derive(Debug, Clone)]
@@ -98,7 +103,9 @@ impl ReplicaDir {
             .and_then(|()| fault::at("follow/sign/rename"))
             .and_then(|()| fs::rename(&temporary, &target))
             .context(what)?;
-        self.sync()
+        self.sync()?;
+        // The directory may be new: without it the database would be nobody's replica.
+        sync_folder_of(&self.path)
     }
 
     /// What is added to the upstream's schema version; 0 if nothing is known. Not if it cannot be
@@ -145,7 +152,7 @@ impl ReplicaDir {
         Ok(())
     }
 
-    /// The position other processes wrote last, if there is one.
+    /// The position other processes wrote last, if there is one and the system did not boot since.
     pub fn read_position(&self) -> Option<Pos> {
         let read = || {
             fault::at("follow/position/read").ok()?;
@@ -156,7 +163,9 @@ impl ReplicaDir {
         while let Some(again) = read().filter(|again| *again != text) {
             text = again;
         }
-        text.strip_suffix('\n')?.parse().ok().filter(|pos: &Pos| !pos.is_zero())
+        let (pos, boot) = text.split_once('\n')?;
+        let current = boot.strip_suffix('\n')? == boot_id();
+        pos.parse().ok().filter(|pos: &Pos| current && !pos.is_zero())
     }
 
     /// Opens the position for writing.
@@ -200,8 +209,7 @@ pub struct PositionFile {
 impl PositionFile {
     /// Writes a position in place of the one before.
     pub fn write(&self, pos: Pos) -> Result<()> {
-        let text = format!("{pos}\n");
-        debug_assert_eq!(text.len(), POSITION_SIZE);
+        let text = format!("{pos}\n{}\n", boot_id());
         let done = fault::write("follow/position/write", text.as_bytes(), |text| {
             self.file.write_all_at(text, 0)
         });
@@ -214,6 +222,12 @@ impl PositionFile {
             .and_then(|()| self.file.set_len(0))
             .context(|| format!("cannot empty {}", self.path.display()))
     }
+}
+
+/// Which boot of the system this is; empty where the system does not say.
+fn boot_id() -> &'static str {
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    BOOT_ID.get_or_init(|| fs::read_to_string(BOOT).unwrap_or_default().trim_end().to_owned())
 }
 
 /// A small file of ours that is changed in place, made if it is missing.
@@ -278,13 +292,18 @@ mod tests {
             let pos = Pos::new(generation, Index::ZERO, Offset::new(offset).unwrap());
             file.write(pos).unwrap();
             assert_eq!(dir.read_position(), Some(pos));
-            let length = fs::metadata(dir.path().join("position")).unwrap().len();
-            assert_eq!(length, POSITION_SIZE as u64);
+            let text = fs::read_to_string(dir.path().join("position")).unwrap();
+            assert_eq!(text, format!("{pos}\n{}\n", boot_id()));
         }
         file.forget().unwrap();
         assert_eq!(dir.read_position(), None);
         let pos = Pos::new(Generation::from_bits(1), Index::ZERO, Offset::ZERO);
         file.write(pos).unwrap();
         assert_eq!(dir.read_position(), Some(pos));
+        // Another boot's, and that of a version that did not tell.
+        for text in [format!("{pos}\nanother\n"), format!("{pos}\n")] {
+            fs::write(dir.path().join("position"), text).unwrap();
+            assert_eq!(dir.read_position(), None);
+        }
     }
 }

@@ -38,7 +38,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::error::{Context, Result, lock};
 use crate::fault::{self, Tap};
-use crate::files::{open_beside, read_beside};
+use crate::files::{open_beside, read_beside, sync_folder_of};
 use crate::pos::{Generation, Index, Offset, Pos};
 use crate::wal::{ByteOrder, Chain, Checksum, PageSize, Salts, checksum};
 
@@ -212,6 +212,10 @@ impl Intents {
         let turn = usize::from(newest[1] > newest[0]);
         let sequence = newest[turn].map_or(0, |sequence| sequence.saturating_add(1));
         let file = Arc::new(open_file(&directory.join(FILE_NAMES[turn]))?);
+        // The other's name too: it is written to and synced when its turn comes.
+        let other = directory.join(FILE_NAMES[1 - turn]);
+        drop(open_file(&other)?);
+        sync_folder_of(&other)?;
         let journal = Journal { turn, file, length: lengths[turn], sequence, dirty: true };
         let intents = Self { directory: directory.to_owned(), state: Mutex::new(journal) };
         Ok((intents, found.map(|intent| intent.upstream)))
