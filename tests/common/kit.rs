@@ -63,6 +63,11 @@ impl Rng {
         Rng(seed().wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed) << 32))
     }
 
+    /// The numbers of one seed, whatever else takes numbers.
+    pub fn of(seed: u64) -> Rng {
+        Rng(seed)
+    }
+
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
