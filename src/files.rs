@@ -86,16 +86,19 @@ pub fn check_folder(database: &Path, folder: &Path) -> Result<()> {
         Err(error) if error.kind() == Io::NotFound => return Ok(()),
         other => other?,
     };
-    let (of_database, meta) = (fs::metadata(database)?, fs::metadata(folder)?);
-    let is_known = |meta: &Metadata| {
-        let us = rustix::process::geteuid().as_raw();
-        [of_database.uid(), us, 0].contains(&meta.uid())
+    let meta = fs::metadata(folder)?;
+    let us = rustix::process::geteuid().as_raw();
+    // A replica's database may be made later, and will be ours.
+    let (owner, mode) = match fs::metadata(database) {
+        Err(error) if error.kind() == Io::NotFound => (us, 0o600),
+        other => other.map(|database| (database.uid(), database.mode()))?,
     };
+    let is_known = |meta: &Metadata| [owner, us, 0].contains(&meta.uid());
     let why = if !meta.is_dir() {
         "it is not a folder"
     } else if !is_known(&link) || !is_known(&meta) {
         "it belongs to another user than the database"
-    } else if meta.mode() & 0o002 != 0 && of_database.mode() & 0o002 == 0 {
+    } else if meta.mode() & 0o002 != 0 && mode & 0o002 == 0 {
         "everybody may write to it, and not to the database"
     } else {
         return Ok(());
