@@ -34,6 +34,9 @@ test-oldest: setup  ## the tests of replication with the oldest SQLite that may 
 		--test concurrency --test crash --test fault --test follow --test follow_archive \
 		--test guest --test hostile --test pages --test replicate --test restore
 
+test-netns: setup  ## replicas over a link of the kernel's: root, iproute2; NETEM=no without netem
+	cargo test --locked --test netns -- --nocapture
+
 soak: setup  ## the long form of every test; SEED=n repeats a run
 	SOAK=1 cargo test --locked --release -- --nocapture
 
@@ -79,4 +82,4 @@ clean:  ## remove what was built and what setup put in .venv/
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-.PHONY: build demo test check test-sql update-expected test-oldest soak audit fuzz valgrind asan bench fmt lint doc setup install clean help
+.PHONY: build demo test test-netns check test-sql update-expected test-oldest soak audit fuzz valgrind asan bench fmt lint doc setup install clean help

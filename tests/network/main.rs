@@ -10,4 +10,5 @@ mod clock;
 mod cuts;
 mod mixed;
 mod peers;
+mod store;
 mod wire;
