@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use super::pin::Pin;
 use super::scanner::Scanner;
-use super::{Shared, State};
+use super::{Shared, State, policy};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault;
 use crate::files::sync_folder_of;
 use crate::host::api;
 use crate::host::conn::Connection;
 use crate::host::file::Door;
-use crate::log::Tip;
+use crate::log::{SnapshotWriter, Tip};
 use crate::pos::{Generation, Pos};
 use crate::registry::{self, Level};
 use crate::wal::{FrameHeader, WAL_FRAME_HEADER_SIZE, WAL_HEADER_SIZE};
@@ -162,10 +162,11 @@ fn begin_generation(shared: &Shared, door: &Arc<Door>, why: &str) -> (Tip, u32, 
     (Tip { pos: Pos { generation, ..Pos::default() }, chain: None }, 0, true)
 }
 
-/// Copies the database into the log while no checkpoint can change it. Writers go on.
+/// Copies the database into the log while no checkpoint can change it. Writers go on. It is not on
+/// the disk yet, and not in the log: that takes no lock on the database, see [`finish`].
 ///
 /// The caller holds WAL_CKPT_LOCK and has just captured up to the published end.
-pub(super) fn snapshot(shared: &Shared, pin: &Pin, door: &Door, at: Pos) -> Result<Pos> {
+pub(super) fn copy(shared: &Shared, pin: &Pin, door: &Door, at: Pos) -> Result<SnapshotWriter> {
     let before = shared.status_before_snapshot();
     let created_at = shared.log.now();
     let page = u64::from(door.page_size().get());
@@ -197,8 +198,16 @@ pub(super) fn snapshot(shared: &Shared, pin: &Pin, door: &Door, at: Pos) -> Resu
         writer.write(part)?;
         offset += u64::try_from(read).unwrap_or(u64::MAX);
     }
-    let snapshot = shared.log.add_snapshot(writer)?;
     shared.set_state(before);
+    Ok(writer)
+}
+
+/// Brings a copy to the disk and into the log, and trims that to its bound. A disk may take its
+/// time for both.
+pub(super) fn finish(shared: &Shared, copy: SnapshotWriter, bytes_max: u64) -> Result<Pos> {
+    let snapshot = shared.log.add_snapshot(copy)?;
+    shared.log.flush(policy::pack(shared.log.unflushed_bytes()), false)?;
+    shared.log.trim(bytes_max)?;
     Ok(snapshot.pos())
 }
 

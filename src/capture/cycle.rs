@@ -9,18 +9,19 @@
 //!   CKPT held, no slot; nBackfill == mxFrame: armed, the next writer restarts the WAL
 //! ```
 //!
-//! A writer that never pauses keeps mxFrame ahead of nBackfill; after two rounds the gate is closed
-//! for the short tail: no transaction can begin, the tail is checkpointed, the gate opens on an
-//! armed WAL.
+//! A writer that never pauses keeps mxFrame ahead of nBackfill; once the tail is short, or after
+//! two rounds, the gate is closed for it: no transaction can begin, the tail is checkpointed, the
+//! gate opens on an armed WAL. The longer the WAL is already, the larger the part of the time the gate
+//! may be closed ([`policy::gate`]): a writer faster than the disk is slowed down to it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::pin::{GATE_SLOT, Pin};
 use super::scanner::Scanner;
 use super::{Counters, Shared, policy};
-use crate::error::{Error, ErrorKind, Result, lock};
+use crate::error::{Error, ErrorKind, Result, lock, try_lock};
 use crate::host::conn::{Checkpointed, Connection};
 use crate::info::CheckpointMode;
 use crate::log::{Log, Pack};
@@ -28,9 +29,8 @@ use crate::pos::Pos;
 
 /// How long to try to get WAL_CKPT_LOCK back from an application's own checkpoint.
 const RETAKE_BUDGET: Duration = Duration::from_millis(5);
-/// After the gate was closed it stays open at least this many times as long: a slow device may hold
-/// writers, but not for more than a tenth of the time.
-const GATE_PAUSE_FACTOR: u32 = 9;
+/// How often the scanner is asked for behind the gate.
+const SCANNER_POLL: Duration = Duration::from_micros(50);
 /// After a try that missed, nothing is tried for this many times as long.
 const GATE_MISS_FACTOR: u32 = 4;
 
@@ -43,6 +43,8 @@ pub(super) struct Cycle<'s> {
     pub(super) counters: &'s Counters,
     stop: &'s AtomicBool,
     gate_again: Instant,
+    /// When the gate was opened last, and how long it had been closed.
+    gated: Option<(Instant, Duration)>,
 }
 
 impl<'s> Cycle<'s> {
@@ -54,7 +56,7 @@ impl<'s> Cycle<'s> {
         shared: &'s Shared,
     ) -> Self {
         let (log, counters, stop) = (shared.log.as_ref(), &shared.counters, &shared.stop);
-        Cycle { pin, sql, scanner, log, counters, stop, gate_again: Instant::now() }
+        Cycle { pin, sql, scanner, log, counters, stop, gate_again: Instant::now(), gated: None }
     }
 
     /// Checkpoints. Afterwards the WAL is armed, or a writer was too busy and it is tried again
@@ -71,8 +73,11 @@ impl<'s> Cycle<'s> {
             if !self.settle()? || self.pin.view().is_armed() {
                 return Ok(done);
             }
+            if self.pin.view().tail() <= policy::GATE_FRAMES {
+                break;
+            }
         }
-        if Instant::now() < self.gate_again {
+        if !self.may_close_gate() {
             return Ok(done);
         }
         let gate = self.gate()?;
@@ -135,42 +140,70 @@ impl<'s> Cycle<'s> {
         done
     }
 
+    /// Whether writers have had their time since the gate was closed last.
+    fn may_close_gate(&self) -> bool {
+        let now = Instant::now();
+        let open_for = policy::gate(lock(self.scanner).frames()).open_for;
+        let rested = |(opened, held): (Instant, Duration)| now >= opened + held * open_for;
+        now >= self.gate_again && self.gated.is_none_or(rested)
+    }
+
     /// `None`: the gate could not be closed, nothing was done.
     fn gate(&mut self) -> Result<Option<Checkpointed>> {
         if !self.pin.take_slot()? {
             return Ok(None);
         }
+        // What is in files already need not be written while writers wait.
+        self.capture()?;
+        self.log.flush(Pack::Stored, false)?;
         let patience = policy::gate(lock(self.scanner).frames());
         let closed = self.pin.slot() == Some(GATE_SLOT)
             && self.pin.close_gate(patience.budget, patience.limit)?;
         if !closed {
             // Trying takes a processor from the writer it waits for.
             self.gate_again = Instant::now() + patience.budget * GATE_MISS_FACTOR;
+            self.counters.gates_missed.fetch_add(1, Ordering::Relaxed);
             self.settle()?;
             return Ok(None);
         }
-        let done = self.behind_the_gate();
+        let done = self.behind_the_gate(Instant::now() + patience.limit);
         let held = self.pin.open_gate();
-        self.count_gate(held);
-        self.gate_again = Instant::now() + held * GATE_PAUSE_FACTOR;
-        done.map(Some)
+        self.count_gate(held, patience.limit);
+        self.gated = Some((Instant::now(), held));
+        done
     }
 
     /// Nobody can append: the rest is captured, written, checkpointed, and the WAL is armed.
-    fn behind_the_gate(&mut self) -> Result<Checkpointed> {
-        self.capture()?;
+    ///
+    /// `None`: somebody else captures and waits for a disk. No writer may wait for that, and while
+    /// one holds the scanner nobody but the keeper could open the gate.
+    fn behind_the_gate(&mut self, until: Instant) -> Result<Option<Checkpointed>> {
+        let scanner = loop {
+            match try_lock(self.scanner) {
+                Some(scanner) => break scanner,
+                None if Instant::now() >= until => return Ok(None),
+                None => std::thread::sleep(SCANNER_POLL),
+            }
+        };
+        { scanner }.catch_up_now(self.counters)?;
+        self.log.flush(Pack::Stored, false)?;
         // One try: a waiting checkpoint of the application would keep the gate shut.
         let done = self.checkpoint(CheckpointMode::Passive, Duration::ZERO)?;
-        self.log.flush(Pack::Stored, false)?;
+        self.pin.close_slot_zero()?;
         self.settle()?;
-        Ok(done)
+        Ok(Some(done))
     }
 
-    fn count_gate(&self, held: Duration) {
-        let us = u64::try_from(held.as_micros()).unwrap_or(u64::MAX);
+    fn count_gate(&self, held: Duration, limit: Duration) {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let us = micros(held);
         self.counters.gates.fetch_add(1, Ordering::Relaxed);
         self.counters.gate_us.fetch_add(us, Ordering::Relaxed);
         self.counters.gate_us_max.fetch_max(us, Ordering::Relaxed);
+        self.counters.gate_us_last.store(us, Ordering::Relaxed);
+        let opened = UNIX_EPOCH.elapsed().map_or(0, micros);
+        self.counters.gate_opened_us.store(opened, Ordering::Relaxed);
+        self.counters.gates_overdue.fetch_add(u64::from(held > limit), Ordering::Relaxed);
     }
 
     /// A writer died between the two copies of the header. Recovery needs WAL_CKPT_LOCK: a reader

@@ -4,12 +4,17 @@
 //! ```text
 //! standby --lock file ours--> begin --> snapshot if new --> running --error--> pause --> begin
 //! ```
+//!
+//! While a snapshot's pages are copied nothing can be checkpointed, and the WAL grows. What
+//! follows, its way to the disk and the deletion of what it replaces, is done by a thread of its
+//! own, one at a time, which never outlives its session.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::cycle::Cycle;
 use super::lock_file::{LockFile, identity};
@@ -19,7 +24,7 @@ use crate::error::{Context, Error, ErrorKind, Result, lock};
 use crate::fault;
 use crate::host::file::Door;
 use crate::host::guard::guard;
-use crate::log::Pack;
+use crate::log::{Pack, SnapshotWriter};
 use crate::pos::Pos;
 use crate::registry;
 
@@ -28,7 +33,7 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// A busy WAL is looked at this often for a moment to checkpoint.
 const TICK: Duration = Duration::from_millis(2);
 /// With nothing due the keeper sleeps this long.
-const IDLE: Duration = Duration::from_millis(500);
+const IDLE: Duration = Duration::from_secs(1);
 /// How often the names of our files are looked up while capturing.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -115,6 +120,7 @@ fn run_session(
         cycle,
         tried_at: 0,
         flushed: Instant::now(),
+        finishing: None,
     };
     let worker = {
         let (shared, session) = (Arc::clone(shared), Arc::clone(&session));
@@ -133,6 +139,7 @@ fn run_session(
     let work = || keeper.start(begun.fresh).and_then(|()| keeper.run(inbox, woken));
     let outcome = guard("capture", work);
     session.over.store(true, Ordering::Release);
+    session.pin.bell().ring();
     registry::join(worker);
     *lock(&shared.session) = None;
     let last = keeper.finish();
@@ -140,7 +147,7 @@ fn run_session(
 }
 
 struct Keeper<'s> {
-    shared: &'s Shared,
+    shared: &'s Arc<Shared>,
     session: &'s Arc<Session>,
     door: &'s Arc<Door>,
     lock_file: &'s LockFile,
@@ -150,13 +157,16 @@ struct Keeper<'s> {
     cycle: Cycle<'s>,
     tried_at: u32,
     flushed: Instant,
+    /// The thread that brings a snapshot to the disk.
+    finishing: Option<JoinHandle<()>>,
 }
 
 impl Keeper<'_> {
     /// The first snapshot of a new generation, then the log is open to followers.
     fn start(&mut self, fresh: bool) -> Result<()> {
         if fresh {
-            self.snapshot()?;
+            let (copy, bytes_max) = self.copy()?;
+            begin::finish(self.shared, copy, bytes_max)?;
             self.shared.log.flush(Pack::Compressed, true)?;
             self.shared.log.adopt()?;
         } else {
@@ -274,6 +284,9 @@ impl Keeper<'_> {
     }
 
     fn snapshot_if_due(&mut self) -> Result<()> {
+        if self.finishing.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Ok(());
+        }
         let bytes = self.shared.log.segment_bytes_since_snapshot();
         let minimum = self.shared.config.log_bytes_min;
         // An index cannot be cut: a second snapshot of the same one would bound nothing.
@@ -282,13 +295,44 @@ impl Keeper<'_> {
         }
         // Cheap for the common case: the size of the database is asked only beyond the minimum.
         if bytes > minimum && policy::wants_snapshot(bytes, self.door.db_size()?, minimum) {
-            self.snapshot()?;
+            self.snapshot(None)?;
         }
         Ok(())
     }
 
-    /// A snapshot, and the log trimmed to its bound afterwards. WAL_CKPT_LOCK must be ours.
-    fn snapshot(&mut self) -> Result<Pos> {
+    /// A snapshot, and the log trimmed to its bound afterwards, by a thread that answers then.
+    fn snapshot(&mut self, answer: Option<Sender<Result<Pos>>>) -> Result<()> {
+        self.finished();
+        let (copy, bytes_max) = match (self.copy(), &answer) {
+            (Ok(copied), _) => copied,
+            (Err(error), Some(answer)) => return reply(answer, Err(error)),
+            (Err(error), None) => return Err(error),
+        };
+        let (shared, session) = (Arc::clone(self.shared), Arc::clone(self.session));
+        self.finishing = Some(registry::spawn_worker("litestream-snap", move || {
+            let done = guard("a snapshot", || begin::finish(&shared, copy, bytes_max));
+            let ends = match (done, answer) {
+                (done, Some(answer)) => reply(&answer, done),
+                (done, None) => done.map(|_| ()),
+            };
+            if let Err(error) = ends {
+                *lock(&session.failed) = Some(error);
+                shared.wake_keeper();
+            }
+        })?);
+        Ok(())
+    }
+
+    /// Waits for the thread that brings a snapshot to the disk.
+    fn finished(&mut self) {
+        if let Some(thread) = self.finishing.take() {
+            registry::join(thread);
+        }
+    }
+
+    /// The pages of a snapshot, and how many bytes of segments the log may keep beside it.
+    /// WAL_CKPT_LOCK must be ours.
+    fn copy(&mut self) -> Result<(SnapshotWriter, u64)> {
         if !self.cycle.pin.take_checkpoint(Duration::from_secs(1))? {
             let why = "another connection's checkpoint does not end";
             return Err(Error::new(ErrorKind::Busy, why));
@@ -298,18 +342,15 @@ impl Keeper<'_> {
             scanner.catch_up_now(&self.shared.counters)?;
             scanner.tip().pos
         };
-        let pos = begin::snapshot(self.shared, &self.session.pin, self.door, at)?;
-        self.shared.log.flush(policy::pack(self.shared.log.unflushed_bytes()), false)?;
+        let copy = begin::copy(self.shared, &self.session.pin, self.door, at)?;
         let size = self.door.db_size()?;
-        let bound = policy::log_bytes_max(size, self.shared.config.log_bytes_min);
-        self.shared.log.trim(bound)?;
-        Ok(pos)
+        Ok((copy, policy::log_bytes_max(size, self.shared.config.log_bytes_min)))
     }
 
     fn answer(&mut self, inbox: &Receiver<Request>) -> Result<()> {
         while let Ok(request) = inbox.try_recv() {
             let failed = match request {
-                Request::Snapshot(answer) => reply(&answer, self.snapshot()),
+                Request::Snapshot(answer) => self.snapshot(Some(answer)),
                 Request::Checkpoint(mode, answer) => reply(&answer, self.cycle.on_request(mode)),
             };
             failed?;
@@ -319,6 +360,7 @@ impl Keeper<'_> {
 
     /// The last of the session: what was captured is in files before the locks go.
     fn finish(&mut self) -> Result<()> {
+        self.finished();
         let captured = lock(&self.session.scanner).catch_up_now(&self.shared.counters);
         let flushed = self.shared.log.flush(Pack::Compressed, true);
         self.cycle.pin.release_all();
@@ -327,7 +369,7 @@ impl Keeper<'_> {
 }
 
 /// Sends the outcome to whoever asked. An error that would end the session still does.
-fn reply<T>(answer: &crossbeam_channel::Sender<Result<T>>, outcome: Result<T>) -> Result<()> {
+fn reply<T>(answer: &Sender<Result<T>>, outcome: Result<T>) -> Result<()> {
     let ends = outcome.as_ref().err().map(|error| Error::new(error.kind(), error.to_string()));
     let _asker_gone = answer.send(outcome);
     match ends {

@@ -110,6 +110,14 @@ pub struct Counters {
     pub gate_us: AtomicU64,
     /// The longest time the gate was closed, in microseconds.
     pub gate_us_max: AtomicU64,
+    /// How long it was closed the last time, in microseconds.
+    pub gate_us_last: AtomicU64,
+    /// When it was opened the last time, in microseconds since 1970.
+    pub gate_opened_us: AtomicU64,
+    /// Times it was opened before its checkpoint was done, because that took too long.
+    pub gates_overdue: AtomicU64,
+    /// Times it could not be closed.
+    pub gates_missed: AtomicU64,
     /// Frames in the WAL now.
     pub wal_frames: AtomicU64,
     /// Sessions that ended with an error.

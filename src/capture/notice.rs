@@ -4,8 +4,12 @@
 //! the header is looked at until the first hit, ever more rarely: between the two lies the writer's
 //! fsync, or a scheduler that had other plans, and a commit must not be seen late for that. Being
 //! woken per commit costs a busy writer more than it gains, so after two hits within 2 ms the WAL
-//! is polled every 0.5 ms until it is quiet for 5 ms. Idle, the header is looked at every 100 ms in
-//! case an event was lost (a full queue, a file system that has no events).
+//! is polled every 0.5 ms until it is quiet for 5 ms. Idle, the header is looked at twice a second
+//! in case there are no events after all (some file systems stacked on others); if that finds
+//! commits again and again and no event ever comes, it is looked at every 10 ms.
+//!
+//! This thread also opens the gate in time ([`super::pin`]), so it waits for nobody: where another
+//! captures, that one's disk may be stuck.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -17,13 +21,15 @@ use rustix::fs::inotify;
 
 use super::scanner::Progress;
 use super::{Session, Shared, policy};
-use crate::error::{Context, Error, ErrorKind, Result, lock};
+use crate::error::{Context, Error, ErrorKind, Result, try_lock};
 use crate::fault;
 
-const IDLE_POLL: Duration = Duration::from_millis(100);
+const IDLE_POLL: Duration = Duration::from_millis(500);
 const BUSY_POLL: Duration = Duration::from_micros(500);
 /// Without events the header itself is looked at, this often.
 const NO_EVENTS_POLL: Duration = Duration::from_millis(10);
+/// Hits in a row without an event, after a long silence each, that show there are none.
+const UNANNOUNCED_MAX: u32 = 3;
 /// Two hits this close together: the writer is busy.
 const BUSY_GAP: Duration = Duration::from_millis(2);
 /// No hit for this long: it is not.
@@ -60,43 +66,60 @@ impl<'s> Notice<'s> {
         let mut busy = false;
         // Since when, and for how long, the header is looked at without waiting for an event.
         let mut looking: Option<(Instant, Duration)> = None;
+        // Hits found by nothing but a look at an idle WAL, and whether this look is one of those.
+        let (mut unannounced, mut is_idle_look) = (0, false);
         while !self.session.over.load(Ordering::Acquire) {
             let now = Instant::now();
             self.session.pin.watch(now)?;
             match self.look()? {
-                Progress::Captured(_) => {
+                None => {
+                    let going_on = looking.filter(|(since, limit)| now - *since < *limit);
+                    looking = Some(going_on.unwrap_or((now, LOOK_MAX)));
+                }
+                Some(Progress::Captured(_)) => {
                     torn_since = None;
+                    unannounced += u32::from(is_idle_look);
                     looking = Some((now, LOOK_ON));
                     busy = now.duration_since(last_hit) < BUSY_GAP;
                     last_hit = now;
                     self.tell_keeper();
                 }
-                Progress::Torn => {
+                Some(Progress::Torn) => {
                     let since = *torn_since.get_or_insert(now);
                     if now.duration_since(since) > TORN_MAX {
                         self.session.torn.store(true, Ordering::Release);
                         self.shared.wake_keeper();
                     }
                 }
-                Progress::Nothing => {
+                Some(Progress::Nothing) => {
                     torn_since = None;
                     busy = busy && now.duration_since(last_hit) < QUIET;
                 }
             }
+            is_idle_look = false;
             if torn_since.is_some() {
                 std::thread::sleep(LOOK_PAUSE_MIN);
             } else if busy || self.session.pin.is_gate_closed() {
                 // Nothing wakes us behind the gate, and it is we who open it when its time is over.
                 std::thread::sleep(BUSY_POLL);
-            } else if self.sleep(pause(looking, now))? {
-                looking = Some((Instant::now(), LOOK_MAX));
+            } else {
+                let pause = pause(looking, now);
+                let limit = if unannounced < UNANNOUNCED_MAX { pause } else { NO_EVENTS_POLL };
+                let is_announced = self.sleep(limit.min(pause))?;
+                is_idle_look = !is_announced && pause == IDLE_POLL;
+                if is_announced {
+                    unannounced = 0;
+                    looking = Some((Instant::now(), LOOK_MAX));
+                }
             }
         }
         Ok(())
     }
 
-    fn look(&self) -> Result<Progress> {
-        lock(&self.session.scanner).catch_up(&self.shared.counters)
+    /// `None`: somebody else captures at the moment, perhaps not up to now.
+    fn look(&self) -> Result<Option<Progress>> {
+        let scanner = try_lock(&self.session.scanner);
+        scanner.map(|mut scanner| scanner.catch_up(&self.shared.counters)).transpose()
     }
 
     /// A WAL past the threshold is the keeper's to checkpoint.
@@ -107,18 +130,23 @@ impl<'s> Notice<'s> {
         }
     }
 
-    /// Waits for an event; false if there was none within `limit`, which is less than a second.
+    /// Waits for an event or the bell; false if there was no event within `limit`, which is less
+    /// than a second.
     fn sleep(&self, limit: Duration) -> Result<bool> {
-        let Some(events) = &self.events else {
-            std::thread::sleep(limit.min(NO_EVENTS_POLL));
-            return Ok(false);
-        };
+        let limit = if self.events.is_some() { limit } else { limit.min(NO_EVENTS_POLL) };
         let timeout = Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
-        let mut fds = [PollFd::new(events, PollFlags::IN)];
+        let bell = self.session.pin.bell();
+        let mut fds = vec![PollFd::new(bell, PollFlags::IN)];
+        fds.extend(self.events.as_ref().map(|events| PollFd::new(events, PollFlags::IN)));
         match poll(&mut fds, Some(&timeout)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),
-            Ok(_) => drain(events).map(|()| true),
-            Err(error) => Err(Error::from(std::io::Error::from(error)).context("poll")),
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(false),
+            Ok(_) => {}
+            Err(error) => return Err(Error::from(std::io::Error::from(error)).context("poll")),
+        }
+        bell.stop();
+        match &self.events {
+            Some(events) if !fds[1].revents().is_empty() => drain(events).map(|()| true),
+            _ => Ok(false),
         }
     }
 }
@@ -172,9 +200,9 @@ mod tests {
         check(800, LOOK_MAX, 100);
         check(16_000, LOOK_MAX, 2_000);
         check(999_000, LOOK_MAX, 5_000);
-        check(1_000_000, LOOK_MAX, 100_000);
+        check(1_000_000, LOOK_MAX, 500_000);
         check(19_000, LOOK_ON, 2_375);
-        check(20_000, LOOK_ON, 100_000);
+        check(20_000, LOOK_ON, 500_000);
         assert_eq!(pause(None, begin), IDLE_POLL);
     }
 }

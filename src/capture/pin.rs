@@ -5,6 +5,7 @@
 //! | WAL_CKPT, exclusive   | always, except during our checkpoint   | nobody else raises nBackfill         |
 //! | one READ slot, shared | around our checkpoint                  | no restart while CKPT is let go      |
 //! | READ 1..3, exclusive  | at the gate only                       | no transaction can begin             |
+//! | READ 0, exclusive     | at the end of a gate                   | nor on a WAL that is all checkpointed|
 //!
 //! The slot's mark is READMARK_NOT_USED, so no reader joins it and no checkpoint stops at it.
 //!
@@ -12,12 +13,15 @@
 //! keeper is stuck on a disk: the gate after [`GATE_MAX`], everything after [`STUCK_MAX`].
 //! `Pin::locks` is held only for a lock call, never over SQLite or a disk.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use rustix::event::{EventfdFlags, eventfd};
+
 use super::view::View;
-use crate::error::{Error, ErrorKind, Result, lock};
+use crate::error::{Context, Error, ErrorKind, Result, lock};
 use crate::host::file::Door;
 use crate::host::shm::{Mode, ShmLock};
 use crate::walindex;
@@ -50,6 +54,35 @@ pub(super) struct Pin {
     view: View,
     locks: Mutex<Locks>,
     let_go: LetGo,
+    bell: Bell,
+}
+
+/// Wakes the notice thread: it looks after the gate, and leaves with the session.
+pub(super) struct Bell(OwnedFd);
+
+impl Bell {
+    fn new() -> Result<Bell> {
+        let made = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        Ok(Bell(made.map_err(std::io::Error::from).context(|| "eventfd".into())?))
+    }
+
+    /// Heard by whoever polls it, until it is [`Bell::stop`]ped.
+    pub(super) fn ring(&self) {
+        // It fails only if it rings already.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// Makes it silent again.
+    pub(super) fn stop(&self) {
+        // It fails only if it is silent.
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 struct Locks {
@@ -61,11 +94,12 @@ struct Locks {
     alive: Instant,
 }
 
-/// READ 1..3, and until when at most they may be held.
+/// READ 1..3, perhaps READ 0, and until when at most they may be held.
 struct Gate {
     closed: Instant,
     limit: Duration,
-    _slots: Vec<ShmLock>,
+    /// Opened in this order.
+    slots: Vec<ShmLock>,
 }
 
 impl Pin {
@@ -78,8 +112,13 @@ impl Pin {
             overdue: None,
             alive: Instant::now(),
         };
-        let (door, view) = (Arc::clone(door), View::open(door)?);
-        Ok(Pin { door, view, locks: Mutex::new(locks), let_go: LetGo::default() })
+        let (door, view, bell) = (Arc::clone(door), View::open(door)?, Bell::new()?);
+        Ok(Pin { door, view, locks: Mutex::new(locks), let_go: LetGo::default(), bell })
+    }
+
+    /// What wakes the notice thread.
+    pub(super) fn bell(&self) -> &Bell {
+        &self.bell
     }
 
     /// For those who read the WAL.
@@ -198,7 +237,9 @@ impl Pin {
             }
             if missing.is_empty() {
                 locks.overdue = None;
-                locks.gate = Some(Gate { closed: Instant::now(), limit, _slots: slots });
+                locks.gate = Some(Gate { closed: Instant::now(), limit, slots });
+                drop(locks);
+                self.bell.ring();
                 return Ok(true);
             }
             wanted = missing;
@@ -208,6 +249,20 @@ impl Pin {
             }
             std::thread::yield_now();
         }
+    }
+
+    /// Keeps transactions from beginning on slot 0, which they do as soon as all is checkpointed.
+    /// One that did would find the other slots taken, and append where it should start the WAL
+    /// over. It is the first to be opened: whoever begins then looks for the others only when it
+    /// writes, and whoever began on one of the others would append. Not before our checkpoint,
+    /// which needs it.
+    pub(super) fn close_slot_zero(&self) -> Result<()> {
+        let mut locks = self.held()?;
+        let Some(gate) = &mut locks.gate else { return Ok(()) };
+        let byte = walindex::lock_read(0);
+        let zero = self.door.try_lock(byte, 1, Mode::Exclusive)?;
+        gate.slots.splice(..0, zero);
+        Ok(())
     }
 
     /// Lets transactions begin again; how long they could not.

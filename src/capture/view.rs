@@ -48,6 +48,11 @@ impl View {
         self.region.store_u32(walindex::read_mark_offset(slot), walindex::READMARK_NOT_USED);
     }
 
+    /// Frames that are not in the database yet.
+    pub(super) fn tail(&self) -> u32 {
+        self.header().map_or(u32::MAX, |header| header.max_frame.saturating_sub(self.backfilled()))
+    }
+
     /// Whether the whole WAL is checkpointed, so that the next writer restarts it.
     pub(super) fn is_armed(&self) -> bool {
         self.header().is_some_and(|header| header.max_frame == self.backfilled())

@@ -1,10 +1,10 @@
 //! The numbers of a captured database, for `/metrics` and `/healthz`.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::archives::Archives;
-use crate::capture::{Capture, State};
+use crate::capture::{Capture, Counters, State};
 use crate::error::Result;
 use crate::files::with_suffix;
 use crate::pages::Frozen;
@@ -27,12 +27,13 @@ impl Numbers {
 impl Report for Numbers {
     fn metrics(&self) -> Vec<Metric> {
         let counters = self.capture.counters();
-        let read = |counter: &std::sync::atomic::AtomicU64| count(counter.load(Ordering::Relaxed));
+        let read = |counter: &AtomicU64| count(counter.load(Ordering::Relaxed));
         let totals = self.capture.log().totals();
         let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
         let wal = with_suffix(self.capture.path(), "-wal");
         let pos = self.capture.log().position().unwrap_or_default();
         let mut metrics = self.archives.metrics();
+        metrics.extend(gate(counters));
         metrics.extend([
             Metric::gauge(
                 "litestream_db_size",
@@ -71,21 +72,6 @@ impl Report for Numbers {
                 read(&counters.checkpoints),
             ),
             Metric::counter(
-                "litestream_gate_count",
-                "Times transactions were kept from beginning for the end of a checkpoint.",
-                read(&counters.gates),
-            ),
-            Metric::counter(
-                "litestream_gate_seconds_total",
-                "Time transactions were kept from beginning.",
-                read(&counters.gate_us) / 1e6,
-            ),
-            Metric::gauge(
-                "litestream_gate_seconds_max",
-                "Longest time transactions were kept from beginning.",
-                read(&counters.gate_us_max) / 1e6,
-            ),
-            Metric::counter(
                 "litestream_capture_error_count",
                 "Times capture started again after an error.",
                 read(&counters.errors),
@@ -108,4 +94,46 @@ impl Report for Numbers {
             (_, error, _) => error,
         }
     }
+}
+
+/// How writers were held up.
+fn gate(counters: &Counters) -> [Metric; 7] {
+    let read = |counter: &AtomicU64| count(counter.load(Ordering::Relaxed));
+    [
+        Metric::counter(
+            "litestream_gate_count",
+            "Times transactions were kept from beginning for the end of a checkpoint.",
+            read(&counters.gates),
+        ),
+        Metric::counter(
+            "litestream_gate_seconds_total",
+            "Time transactions were kept from beginning.",
+            read(&counters.gate_us) / 1e6,
+        ),
+        Metric::gauge(
+            "litestream_gate_seconds_max",
+            "Longest time transactions were kept from beginning.",
+            read(&counters.gate_us_max) / 1e6,
+        ),
+        Metric::gauge(
+            "litestream_gate_last_seconds",
+            "How long transactions were kept from beginning the last time.",
+            read(&counters.gate_us_last) / 1e6,
+        ),
+        Metric::gauge(
+            "litestream_gate_last_timestamp_seconds",
+            "When that ended, in seconds since 1970.",
+            read(&counters.gate_opened_us) / 1e6,
+        ),
+        Metric::counter(
+            "litestream_gate_overdue_count",
+            "Times that ended before the checkpoint did, which took too long.",
+            read(&counters.gates_overdue),
+        ),
+        Metric::counter(
+            "litestream_gate_missed_count",
+            "Times transactions could not be kept from beginning: one was always running.",
+            read(&counters.gates_missed),
+        ),
+    ]
 }

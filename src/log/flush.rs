@@ -174,17 +174,22 @@ impl Log {
     /// four times over its bound (that follower starts again from the snapshot), and nothing an
     /// archive has a claim on.
     pub fn trim(&self, bytes_max: u64) -> Result<()> {
-        let mut unsynced = lock(&self.flusher);
-        while let Some(index) = self.next_victim(bytes_max) {
-            // First out of sight, then off the disk: a session either has the file or is told.
-            let gone = lock(&self.state).disk.remove(&index).unwrap_or_default();
-            if let Some(first) = gone.first() {
-                let folder = self.layout.wal_index(first.pos.generation, index);
-                unsynced.0.retain(|path| !path.starts_with(&folder));
-                layout::remove_tree(&folder)?;
+        // First out of sight, then off the disk: a session either has the file or is told. Whoever
+        // writes segments meanwhile does not wait for the disk.
+        let mut folders = Vec::new();
+        {
+            let mut unsynced = lock(&self.flusher);
+            while let Some(index) = self.next_victim(bytes_max) {
+                let gone = lock(&self.state).disk.remove(&index).unwrap_or_default();
+                if let Some(first) = gone.first() {
+                    let folder = self.layout.wal_index(first.pos.generation, index);
+                    unsynced.0.retain(|path| !path.starts_with(&folder));
+                    folders.push(folder);
+                }
             }
         }
         let stale = self.take_stale_snapshots();
+        folders.iter().try_for_each(|folder| layout::remove_tree(folder))?;
         for path in stale {
             fault::at("log/snapshot/remove")
                 .and_then(|()| std::fs::remove_file(&path))

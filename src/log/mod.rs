@@ -11,7 +11,7 @@
 //! | `State::end`, `tail`   | capture              | `Log::state`               | anyone, by copy    |
 //! | segment, snapshot files| whoever flushes      | `Log::flusher` (write-once)| sessions           |
 //! | `State::disk`          | whoever flushes      | `flusher`, then `state`    | sessions           |
-//! | deletion of an index   | `Log::trim`          | `flusher`, then `state`, and no lease or claim at or below it | |
+//! | deletion of an index   | `Log::trim`          | `flusher`, then `state`, and no lease or claim at or below it; the files go after that | |
 //!
 //! `state` is never held over a file operation, `flusher` never over a sync; `syncing` is, and is
 //! taken before `flusher`. A generation has no gap: a segment is written only
