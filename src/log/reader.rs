@@ -72,6 +72,8 @@ pub struct Subscription {
     next: Pos,
     snapshot: Option<Snapshot>,
     whole: bool,
+    /// `whole`: how far the transaction at `next` was read without finding its end.
+    unfinished: Option<Pos>,
     lease: u64,
 }
 
@@ -97,7 +99,7 @@ impl Log {
         let lease = state.leases_made;
         state.leases.insert(lease, next.index);
         drop(state);
-        Ok(Subscription { log: Arc::clone(self), next, snapshot, whole, lease })
+        Ok(Subscription { log: Arc::clone(self), next, snapshot, whole, unfinished: None, lease })
     }
 
     /// The position a follower may continue from, if its history is ours.
@@ -156,15 +158,21 @@ impl Subscription {
 
     /// What can be sent now, without waiting.
     fn poll(&mut self) -> Result<Option<Item>> {
-        let Some(segment) = segment_at(&self.log, &mut self.next)? else { return Ok(None) };
-        lock(&self.log.state).leases.insert(self.lease, self.next.index);
+        let mut end = match self.unfinished {
+            Some(end) => end,
+            None => {
+                let Some(segment) = segment_at(&self.log, &mut self.next)? else { return Ok(None) };
+                lock(&self.log.state).leases.insert(self.lease, self.next.index);
+                if segment.commit || !self.whole {
+                    self.next = segment.end();
+                    return Ok(Some(Item::Segment(segment)));
+                }
+                segment.end()
+            }
+        };
         let start = self.next;
-        if segment.commit || !self.whole {
-            self.next = segment.end();
-            return Ok(Some(Item::Segment(segment)));
-        }
-        let mut end = segment.end();
         loop {
+            self.unfinished = Some(end);
             let mut at = end;
             let Some(part) = segment_at(&self.log, &mut at)? else { return Ok(None) };
             if at.index != start.index {
@@ -176,6 +184,7 @@ impl Subscription {
                 break;
             }
         }
+        self.unfinished = None;
         self.next = end;
         let raw_size = end.offset.get() - start.offset.get();
         Ok(Some(Item::Large(Large { pos: start, raw_size, log: Arc::clone(&self.log) })))
@@ -378,4 +387,40 @@ pub(super) fn checksum_at(log: &Log, index: Index, offset: Offset) -> Result<Opt
     let aligned = len >= header && (len - header) % page_size.frame_size() == 0;
     let frame = last_frame_header(upto, page_size).filter(|_| aligned && len > header);
     Ok(frame.map(|frame| FrameHeader::decode(&frame).checksum))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Folder, Writer, open, snapshot};
+    use super::*;
+
+    #[test]
+    fn a_transaction_in_many_parts_is_read_on_from_where_it_was_not_finished() {
+        let folder = Folder::new("parts");
+        let log = open(&folder).0;
+        let mut writer = Writer::new(&log, 7);
+        snapshot(&log, 0, &[1; 512]);
+        writer.write(&log, &[1]);
+        log.adopt().unwrap();
+        let mut subscription = log.subscribe(&Start::Fresh, true).unwrap();
+        assert!(matches!(subscription.next(Duration::ZERO).unwrap(), Item::Snapshot(_)));
+        while !matches!(subscription.next(Duration::ZERO).unwrap(), Item::Idle) {}
+        let start = subscription.position();
+        for page in 2..40 {
+            let (part, chain) = writer.segment(&[page], page == 39);
+            let end = part.end();
+            log.append(part, chain).unwrap();
+            let item = subscription.next(Duration::ZERO).unwrap();
+            if page == 39 {
+                let Item::Large(large) = item else { panic!("the end is there") };
+                let size = end.offset.get() - start.offset.get();
+                assert_eq!((large.pos, large.raw_size), (start, size));
+                assert_eq!((subscription.position(), subscription.unfinished), (end, None));
+                break;
+            }
+            // What was read is not read again: it may be hundreds of files by now.
+            assert!(matches!(item, Item::Idle));
+            assert_eq!((subscription.position(), subscription.unfinished), (start, Some(end)));
+        }
+    }
 }

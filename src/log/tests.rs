@@ -11,10 +11,10 @@ use super::*;
 use crate::wal::{ByteOrder, WAL_HEADER_SIZE, WalHeader};
 
 /// A folder that is gone afterwards.
-struct Folder(PathBuf);
+pub(super) struct Folder(PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Folder {
+    pub(super) fn new(name: &str) -> Folder {
         let path =
             std::env::temp_dir().join(format!("litestream-log-{name}-{}", std::process::id()));
         std::fs::remove_dir_all(&path).ok();
@@ -35,7 +35,7 @@ impl Drop for Folder {
     }
 }
 
-fn open(folder: &Folder) -> (Arc<Log>, Option<Error>) {
+pub(super) fn open(folder: &Folder) -> (Arc<Log>, Option<Error>) {
     let log = Log::new(Layout::beside(&folder.database()).unwrap());
     let error = log.load().unwrap();
     (Arc::new(log), error)
@@ -44,21 +44,21 @@ fn open(folder: &Folder) -> (Arc<Log>, Option<Error>) {
 const PAGE: u32 = 512;
 
 /// Writes WALs as SQLite would, one index at a time.
-struct Writer {
+pub(super) struct Writer {
     pos: Pos,
     chain: Option<Chain>,
     salt: u32,
 }
 
 impl Writer {
-    fn new(log: &Log, generation: u64) -> Writer {
+    pub(super) fn new(log: &Log, generation: u64) -> Writer {
         let generation = Generation::from_bits(generation);
         log.begin_generation(generation, PageSize::new(PAGE).unwrap());
         Writer { pos: Pos { generation, ..Pos::default() }, chain: None, salt: 7 }
     }
 
     /// A segment of one-page transactions (or of one open transaction, if not `commit`).
-    fn segment(&mut self, pages: &[u32], commit: bool) -> (Segment, Chain) {
+    pub(super) fn segment(&mut self, pages: &[u32], commit: bool) -> (Segment, Chain) {
         let mut raw = Vec::new();
         let mut chain = self.chain.unwrap_or_else(|| {
             let page_size = PageSize::new(PAGE).unwrap();
@@ -76,7 +76,7 @@ impl Writer {
         (segment, chain)
     }
 
-    fn write(&mut self, log: &Log, pages: &[u32]) {
+    pub(super) fn write(&mut self, log: &Log, pages: &[u32]) {
         let (segment, chain) = self.segment(pages, true);
         log.append(segment, chain).unwrap();
     }
@@ -88,7 +88,7 @@ impl Writer {
     }
 }
 
-fn snapshot(log: &Log, index: u64, bytes: &[u8]) {
+pub(super) fn snapshot(log: &Log, index: u64, bytes: &[u8]) {
     let index = Index::new(index).unwrap();
     let size = bytes.len() as u64;
     let mut writer = log.snapshot_writer(index, size, SystemTime::now()).unwrap();
