@@ -31,8 +31,8 @@ use crate::registry::{self, Level};
 
 /// Between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long a session sleeps at most before it looks whether it is still wanted.
-const SLICE: Duration = Duration::from_millis(200);
+/// How long a session sleeps at most before it looks whether its follower is still there.
+const SLICE: Duration = HEARTBEAT;
 /// Bytes of a snapshot read at once.
 const COPY_BYTES: usize = 256 << 10;
 
@@ -190,7 +190,8 @@ impl Stream<'_> {
                 }
                 wait = wait.min(beat.saturating_duration_since(now));
             }
-            let item = self.subscription.next(wait)?;
+            let stopped = || stopping.load(Ordering::Acquire);
+            let item = self.subscription.next_unless(wait, &stopped)?;
             let sent = match &item {
                 Item::Idle if self.sink.has_left() => return Ok(()),
                 Item::Idle => continue,

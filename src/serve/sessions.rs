@@ -57,6 +57,7 @@ impl Sessions {
                 session.stopping.store(true, Ordering::Release);
                 session.socket.shutdown(Shutdown::Both);
             }
+            served.log().wake();
             let time = deadline.saturating_duration_since(Instant::now());
             if left == 0 || time.is_zero() {
                 return;
