@@ -58,6 +58,9 @@ asan:  ## the same with AddressSanitizer
 bench: build  ## lag, write rates, archives; as tables and as JSON lines in target/bench/
 	cargo bench --locked --bench live --bench archive
 
+load: build  ## what many databases and followers cost, and writers flat out; MINUTES=10 for long
+	cargo bench --locked --bench load
+
 fmt:  ## rustfmt
 	cargo fmt
 
@@ -82,4 +85,4 @@ clean:  ## remove what was built and what setup put in .venv/
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-.PHONY: build demo test test-netns check test-sql update-expected test-oldest soak audit fuzz valgrind asan bench fmt lint doc setup install clean help
+.PHONY: build demo test test-netns check test-sql update-expected test-oldest soak audit fuzz valgrind asan bench fmt lint doc setup install clean help load

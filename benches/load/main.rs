@@ -1,0 +1,98 @@
+//! What many databases, many followers and writers that never pause cost: measured across real
+//! processes, printed as tables, and as one JSON object a line in `target/bench/load.jsonl`.
+//!
+//! ```text
+//! scale   1, 10 and 100 databases served by one process, 1, 10 and 100 replicas in one process:
+//!         memory, threads, descriptors, and what they cost while nothing happens
+//! reach   from the return of COMMIT until 1, 10 and 100 replicas show the row
+//! flat    writers flat out, in turns without and with the extension: commit times, the slowest
+//!         ones and what they waited for, how long the WAL became and how large the log
+//! ```
+//!
+//! | variable    | default       | is                                                            |
+//! |-------------|---------------|---------------------------------------------------------------|
+//! | `PARTS`     | all three     | which of the parts, with commas                               |
+//! | `SIZES`     | `1,10,100`    | how many databases and followers                              |
+//! | `MINUTES`   | 1             | how long the served databases are written flat out, in all    |
+//! | `WRITERS`   | see `CASES`   | cases of `flat`, such as `NORMAL:1,OFF:2`: synchronous and how many writers |
+//! | `IDLE_S`    | 5             | how long a process is watched doing nothing, in seconds       |
+//!
+//! The SQLite is the bundled one. With 100 replicas on few processors most of what `reach` measures
+//! is a hundred threads taking turns.
+#![allow(missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+mod child;
+mod flat;
+mod histogram;
+#[path = "../live/process.rs"]
+mod process;
+mod reach;
+mod report;
+mod scale;
+#[allow(dead_code, reason = "each bench prints its own part of this")]
+#[path = "../live/statistics.rs"]
+mod statistics;
+mod usage;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use report::Report;
+
+fn main() {
+    if let Some(role) = std::env::var_os(process::ROLE) {
+        return child::run(role.to_str().unwrap());
+    }
+    let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
+    let folder = Folder::new(&target);
+    let mut report = Report::new(&target.join("bench").join("load.jsonl"));
+    let parts = setting("PARTS", "scale,reach,flat");
+    for part in parts.split(',') {
+        match part {
+            "scale" => scale::run(&folder, &mut report),
+            "reach" => reach::run(&folder, &mut report),
+            "flat" => flat::run(&folder, &mut report),
+            other => panic!("PARTS: what is {other}?"),
+        }
+    }
+    report.tail();
+}
+
+/// An environment variable, or its default.
+fn setting(name: &str, default: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
+fn sizes() -> Vec<usize> {
+    setting("SIZES", "1,10,100").split(',').map(|size| size.parse().unwrap()).collect()
+}
+
+/// A folder on the disk the project is built on (a file system in memory has no syncs to measure).
+pub struct Folder(PathBuf);
+
+impl Folder {
+    fn new(target: &Path) -> Folder {
+        let path = target.join("bench").join(format!("load-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    /// A new folder in it.
+    pub fn make(&self, name: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// Removes one that is not needed any more.
+    pub fn remove(&self, name: &str) {
+        let _ = fs::remove_dir_all(self.0.join(name));
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
