@@ -147,10 +147,13 @@ impl<'a> Session<'a> {
         if let Some(why) = self.shared.take_distrust() {
             return Err(Error::new(ErrorKind::ChecksumMismatch, why));
         }
-        // Before a snapshot is shown, the position is that of another history.
-        let pos = self.replica.pos().filter(|pos| self.shared.get().position == Some(*pos));
         let between = !self.cursor.is_open() && !self.inexact && !self.unshown;
-        let (Some(pos), true) = (pos, between && self.shared.meeting.wants_to_stand()) else {
+        if !between || !self.shared.meeting.wants_to_stand() {
+            return Ok(());
+        }
+        // Before a snapshot is shown, the position is that of another history.
+        let shown = self.shared.get().position;
+        let Some(pos) = self.replica.pos().filter(|pos| shown == Some(*pos)) else {
             return Ok(());
         };
         if self.is_due() {

@@ -59,7 +59,8 @@ impl Verdict {
     pub fn describe(&self, from: &str) -> String {
         let pages = self.differences.describe();
         let (count, pos) = (self.differences.count(), self.pos);
-        format!("{pages} ({count} of {}) differ from {from} at {pos}", self.page_count)
+        let differ = if count == 1 { "differs" } else { "differ" };
+        format!("{pages} ({count} of {}) {differ} from {from} at {pos}", self.page_count)
     }
 }
 

@@ -57,7 +57,7 @@ fn a_primary_and_its_archives() {
     flip(&folder.file("p.db"), 40);
     let error = primary.fails(VERIFY);
     assert!(error.contains("page 40 (1 of "), "{error}");
-    assert!(error.contains(" differ from file://"), "{error}");
+    assert!(error.contains(" differs from file://"), "{error}");
     flip(&folder.file("p.db"), 40);
     assert_eq!(primary.text(VERIFY), "ok");
     // An archive that is damaged names the object.
