@@ -1,6 +1,6 @@
 //! Small answers: the ancestor's, health, metrics, acknowledgements.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use litestream::serve::{ServeOptions, followers};
 
@@ -107,9 +107,16 @@ fn metrics_are_prometheus_text() {
         assert!(text.contains(&format!("# TYPE {line} gauge\n{line}{db} ")), "{text}");
     }
     assert!(text.contains(&format!("\nlitestream_followers{db} 1\n")), "{text}");
-    let sent = text.lines().find(|line| line.starts_with("litestream_follower_bytes_total{"));
-    let sent: u64 = sent.unwrap().rsplit(' ').next().unwrap().parse().unwrap();
-    assert!(sent >= 2048 + 40, "{sent}");
+    // Counted once they are sent, so perhaps after they came.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let sent = || {
+        let (_, text) = get(attachment.url(), "/metrics");
+        let sent = text.lines().find(|line| line.starts_with("litestream_follower_bytes_total{"));
+        sent.unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    while sent() < 2048 + 40 {
+        assert!(Instant::now() < deadline, "{} bytes were sent", sent());
+    }
     assert_eq!(ask(attachment.url(), "HEAD /metrics HTTP/1.1").0, 200);
 }
 
