@@ -11,8 +11,8 @@
 //!
 //! A writer that never pauses keeps mxFrame ahead of nBackfill; once the tail is short, or after
 //! two rounds, the gate is closed for it: no transaction can begin, the tail is checkpointed, the
-//! gate opens on an armed WAL. The longer the WAL is already, the larger the part of the time the gate
-//! may be closed ([`policy::gate`]): a writer faster than the disk is slowed down to it.
+//! gate opens on an armed WAL. The longer the WAL is already, the larger the part of the time the
+//! gate may be closed ([`policy::gate`]): a writer faster than the disk is slowed down to it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
