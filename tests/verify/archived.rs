@@ -90,7 +90,7 @@ fn a_replica_of_an_archive() {
     load.finish();
     primary.text("SELECT litestream_sync()");
     catch_up(&primary, &replica);
-    settle(&path);
+    settle(&replica);
     flip(&path, 30);
     flip(&path, 31);
     let error = replica.fails(VERIFY);

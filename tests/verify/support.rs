@@ -58,9 +58,9 @@ impl Pair {
         self.replica.text(VERIFY)
     }
 
-    /// Waits until the replica's checkpointer has brought everything into the database file.
+    /// Brings everything into the replica's database file.
     pub fn settle(&self) {
-        settle(&self.replica_path());
+        settle(&self.replica);
     }
 
     /// Waits until a page of the replica's file is the primary's, of which it is known that nobody
@@ -72,13 +72,11 @@ impl Pair {
     }
 }
 
-/// Waits until everything is checkpointed.
-pub fn settle(path: &Path) {
-    let shm = format!("{}-shm", path.display());
+/// Brings everything into the database file, sooner than the replica's checkpointer would.
+pub fn settle(replica: &Db) {
     until("the database to be checkpointed", || {
-        let bytes = std::fs::read(&shm).unwrap();
-        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
-        (word(16) == word(96)).then_some(())
+        let done = replica.rows("PRAGMA wal_checkpoint(PASSIVE)");
+        (done[0][0] == 0 && done[0][1] == done[0][2]).then_some(())
     });
 }
 
