@@ -367,10 +367,8 @@ fn in_units(disk: &[u8], changes: &[&Change], unit: usize, rng: &mut Rng) -> Vec
         let start = number * unit;
         let cuts = |change: &&Change| matches!(change, Change::Resize(to) if *to < start + unit);
         let first = changes[..moment].iter().rposition(cuts).map_or(0, |cut| cut + 1);
-        let last = changes[moment..]
-            .iter()
-            .position(|one| cuts(one))
-            .map_or(changes.len(), |cut| moment + cut);
+        let last =
+            changes[moment..].iter().position(cuts).map_or(changes.len(), |cut| moment + cut);
         let then = first + rng.index(last - first + 1);
         let mut part = disk.get(start..).unwrap_or_default().to_vec();
         part.resize(unit, 0);
