@@ -84,7 +84,7 @@ fn a_replica_of_an_archive() {
     let load = json!({"path": folder.file("p.db"), "create": true, "pause": 0.003});
     let load = host.work("bank_writer", load);
     load.advance(5);
-    for _ in 0..scaled(4, 100) {
+    for _ in 0..scaled(4, 30) {
         assert_eq!(replica.text(VERIFY), "ok");
     }
     load.finish();

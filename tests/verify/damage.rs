@@ -61,15 +61,17 @@ fn repaired_while_readers_read_and_writers_write() {
     catch_up(&pair.primary, &pair.replica);
     let look = json!({"path": pair.replica_path(), "integrity": 1_000_000});
     let reads = plain.work("bank_reader", look);
+    let path = pair.replica_path();
     let mut rng = Rng::new();
     for _ in 0..scaled(4, 60) {
         let page_no = 10 + rng.below(150);
         reads.advance(5);
-        flip(&pair.replica_path(), page_no);
+        let sound = page(&path, page_no);
+        flip(&path, page_no);
         let error = pair.replica.fails(VERIFY);
         assert!(error.contains(&format!("page {page_no} (1 of ")), "{error}");
         assert_eq!(pair.replica.text(REPAIR), format!("repaired page {page_no}"));
-        pair.settle_page(page_no);
+        until("the page to be checkpointed", || (page(&path, page_no) == sound).then_some(()));
     }
     reads.finish();
     load.finish();
