@@ -364,7 +364,8 @@ impl<'s> Round<'s> {
         let second = self.file("r.db-litestream/intents-1");
         let fails = self.cast.0.get(&Side::Follower).is_some_and(|plan| plan["nth"] != json!(null));
         let begin = std::time::Instant::now();
-        while !second.exists() && begin.elapsed() < if fails { TOLD_MAX } else { DEADLINE } {
+        let is_empty = || std::fs::metadata(&second).map_or(true, |meta| meta.len() == 0);
+        while is_empty() && begin.elapsed() < if fails { TOLD_MAX } else { DEADLINE } {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
