@@ -7,12 +7,15 @@
 //! leaves none. Metadata alone is looked at: opening the database here would drop the host's locks
 //! on close.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind as Io, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::dir::ReplicaDir;
 use crate::error::{Context, Result};
+use crate::files::{open_beside, text_beside};
+use crate::registry::{self, Level};
 
 /// Its name.
 pub const LEFT: &str = "left";
@@ -26,13 +29,25 @@ fn line_of(database: &Path) -> Option<String> {
 pub fn leave(dir: &ReplicaDir, database: &Path) -> Result<()> {
     let Some(line) = line_of(database) else { return Ok(()) };
     let path = dir.path().join(LEFT);
-    fs::write(&path, line).context(|| format!("cannot write {}", path.display()))
+    let mut options = OpenOptions::new();
+    open_beside(&path, options.write(true).create(true).truncate(true))
+        .and_then(|mut file| file.write_all(line.as_bytes()))
+        .context(|| format!("cannot write {}", path.display()))
 }
 
-/// Whether the database is as it was left, as far as was noted.
+/// Whether the database is as it was left, as far as was noted. A note that cannot be read may say
+/// that it is not.
 pub fn is_as_left(dir: &ReplicaDir, database: &Path) -> bool {
-    let noted = fs::read_to_string(dir.path().join(LEFT)).ok();
-    noted.is_none_or(|noted| Some(noted) == line_of(database))
+    let path = dir.path().join(LEFT);
+    match text_beside(&path) {
+        Ok(noted) => Some(noted) == line_of(database),
+        Err(error) if error.kind() == Io::NotFound => true,
+        Err(error) => {
+            let text = format!("follow: cannot read {}: {error}", path.display());
+            registry::log(Level::Warn, database, &text);
+            false
+        }
+    }
 }
 
 /// Why what was found is to be compared with the upstream, in words for the user, if it is. Its
@@ -54,7 +69,7 @@ pub fn doubts(is_known: bool, as_left: bool, is_replica: bool) -> Option<String>
 pub fn forget(dir: &ReplicaDir) -> Result<()> {
     let path = dir.path().join(LEFT);
     match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != Io::NotFound => {
             Err(error).context(|| format!("cannot remove {}", path.display()))
         }
         _ => Ok(()),
@@ -66,4 +81,43 @@ pub fn forget(dir: &ReplicaDir) -> Result<()> {
 pub fn identity(path: &Path) -> Option<(u64, u64)> {
     let meta = fs::metadata(path).ok()?;
     Some((meta.dev(), meta.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A note that could not be read was taken for none, and what somebody had written to the
+    /// database meanwhile for what was left. A link of the note's name was written through.
+    #[test]
+    fn what_was_noted_counts_and_what_cannot_be_read_is_a_doubt() {
+        let folder = std::env::temp_dir().join(format!("ls-left-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        let database = folder.join("a.db");
+        fs::write(&database, "content").unwrap();
+        let dir = ReplicaDir::of(&database);
+        dir.create(&database).unwrap();
+        assert!(is_as_left(&dir, &database), "nothing was noted");
+        leave(&dir, &database).unwrap();
+        assert!(is_as_left(&dir, &database));
+        fs::write(&database, "other content").unwrap();
+        assert!(!is_as_left(&dir, &database));
+
+        let note = dir.path().join(LEFT);
+        fs::write(&note, [0xff, b'\n']).unwrap();
+        assert!(!is_as_left(&dir, &database), "it is no text");
+        forget(&dir).unwrap();
+        assert!(is_as_left(&dir, &database));
+        let target = folder.join("target");
+        fs::write(&target, "precious").unwrap();
+        symlink(&target, &note).unwrap();
+        assert!(!is_as_left(&dir, &database), "it is a link");
+        let error = leave(&dir, &database).unwrap_err().to_string();
+        assert!(error.contains("it is a symbolic link"), "{error}");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -88,6 +88,11 @@ impl Channel {
     /// Receives some bytes; 0 is the end. Only for a channel that does not block.
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = self.tls.as_mut() else { return self.socket.receive(buffer) };
+        // The peer may wait for what did not fit before, and say nothing until it has it.
+        match tls.flush(&self.socket) {
+            Err(error) if !is_transient(&error) => return Err(error),
+            _ => {}
+        }
         loop {
             match tls.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

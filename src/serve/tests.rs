@@ -1,7 +1,8 @@
 //! The server with limits small enough to be met, and with its inside taken away.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind as Io, IoSlice, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -290,4 +291,42 @@ fn commits_reach_a_stream_within_milliseconds() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(worst < Duration::from_millis(150), "{worst:?}");
+}
+
+/// What the server says in a handshake did not fit into the socket's buffer: it was never sent,
+/// and the front looked at the socket, which had room, in circles.
+#[test]
+fn a_greeting_that_does_not_fit_is_sent_when_there_is_room() {
+    let folder = format!("litestream-front-greeting-{}", std::process::id());
+    let folder = std::env::temp_dir().join(folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let identity = identity(&folder);
+    let (here, mut there) = UnixStream::pair().unwrap();
+    let here = socket::Socket::unix(here).unwrap();
+    let mut before = Vec::new();
+    while let Ok(n) = here.send(&[IoSlice::new(&[0; 1024])]) {
+        before.resize(before.len() + n, 1);
+    }
+    let mut channel = channel::Channel::new(here, Some(identity.begin(Instant::now()).unwrap()));
+    let mut look = || channel.receive(&mut [0; 1024]).unwrap_err().kind();
+
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = "localhost".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    client.write_tls(&mut there).unwrap();
+    assert_eq!(look(), Io::WouldBlock);
+    there.read_exact(&mut before).unwrap();
+    assert!(before.iter().all(|byte| *byte == 0));
+    there.set_nonblocking(true).unwrap();
+    assert_eq!(there.read(&mut [0]).unwrap_err().kind(), Io::WouldBlock);
+    assert_eq!(look(), Io::WouldBlock);
+    let mut first = [0];
+    there.read_exact(&mut first).unwrap();
+    assert_eq!(first, [22], "a record of a handshake");
+    std::fs::remove_dir_all(&folder).unwrap();
 }
