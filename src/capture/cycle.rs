@@ -31,7 +31,7 @@ use crate::pos::Pos;
 const RETAKE_BUDGET: Duration = Duration::from_millis(5);
 /// How often the scanner is asked for behind the gate.
 const SCANNER_POLL: Duration = Duration::from_micros(50);
-/// After a try that missed, nothing is tried for this many times as long.
+/// After a try that missed, nothing is tried for this many times as long, at most.
 const GATE_MISS_FACTOR: u32 = 4;
 
 /// The checkpointing half of a session.
@@ -73,7 +73,8 @@ impl<'s> Cycle<'s> {
             if !self.settle()? || self.pin.view().is_armed() {
                 return Ok(done);
             }
-            if self.pin.view().tail() <= policy::GATE_FRAMES {
+            let frames = lock(self.scanner).frames();
+            if self.pin.view().tail() <= policy::gate(frames).frames {
                 break;
             }
         }
@@ -161,7 +162,8 @@ impl<'s> Cycle<'s> {
             && self.pin.close_gate(patience.budget, patience.limit)?;
         if !closed {
             // Trying takes a processor from the writer it waits for.
-            self.gate_again = Instant::now() + patience.budget * GATE_MISS_FACTOR;
+            let pause = patience.budget * patience.open_for.min(GATE_MISS_FACTOR);
+            self.gate_again = Instant::now() + pause;
             self.counters.gates_missed.fetch_add(1, Ordering::Relaxed);
             self.settle()?;
             return Ok(None);

@@ -31,9 +31,6 @@ pub(super) struct Wal {
     pub(super) armed: bool,
 }
 
-/// The gate may be closed for this many frames; more are checkpointed with the gate open first.
-pub(super) const GATE_FRAMES: u32 = 250;
-
 /// How hard the gate may be tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gate {
@@ -43,6 +40,8 @@ pub(super) struct Gate {
     pub(super) limit: Duration,
     /// How many times as long as it was closed it stays open at least.
     pub(super) open_for: u32,
+    /// It may be closed for this many frames; more are checkpointed with the gate open first.
+    pub(super) frames: u32,
 }
 
 /// A WAL that has grown far beyond the threshold is worth more patience, a longer hold on a device
@@ -53,13 +52,13 @@ pub(super) struct Gate {
 /// when the gate opens begins before it may close again, since no wait is as long as all before it.
 pub(super) fn gate(frames: u32) -> Gate {
     let ms = |ms: u32| Duration::from_millis(ms.into());
-    let (limit, open_for) = match frames / CHECKPOINT_FRAMES {
-        0..4 => (20, 9),
-        4..8 => (38, 3),
-        _ => (38, 1),
+    let (limit, open_for, tail) = match frames / CHECKPOINT_FRAMES {
+        0..4 => (20, 9, 250),
+        4..8 => (38, 3, 1000),
+        _ => (38, 1, 4000),
     };
     let budget = (frames / CHECKPOINT_FRAMES).clamp(2, 16);
-    Gate { budget: ms(budget), limit: ms(limit), open_for }
+    Gate { budget: ms(budget), limit: ms(limit), open_for, frames: tail }
 }
 
 /// Whether to checkpoint now.
@@ -112,15 +111,15 @@ mod tests {
 
     #[test]
     fn the_gate_is_tried_harder_the_longer_the_wal() {
-        let check = |frames, budget, limit, open_for| {
+        let check = |wal, budget, limit, open_for, frames| {
             let (budget, limit) = (Duration::from_millis(budget), Duration::from_millis(limit));
-            assert_eq!(gate(frames), Gate { budget, limit, open_for }, "{frames}");
+            assert_eq!(gate(wal), Gate { budget, limit, open_for, frames }, "{wal}");
         };
-        check(0, 2, 20, 9);
-        check(3999, 3, 20, 9);
-        check(4000, 4, 38, 3);
-        check(8000, 8, 38, 1);
-        check(u32::MAX, 16, 38, 1);
+        check(0, 2, 20, 9, 250);
+        check(3999, 3, 20, 9, 250);
+        check(4000, 4, 38, 3, 1000);
+        check(8000, 8, 38, 1, 4000);
+        check(u32::MAX, 16, 38, 1, 4000);
     }
 
     #[test]
