@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::segment::{SEGMENT_BYTES_MAX, Segment, Stored};
-use super::{Log, TAIL_BYTES_KEPT, after, layout};
+use super::{Log, after, layout};
 use crate::error::{Context, Error, Result, lock};
 use crate::fault;
 use crate::lz4;
@@ -161,7 +161,8 @@ impl Log {
             state.unflushed_bytes = state.unflushed_bytes.saturating_sub(written);
             state.disk.entry(stored.pos.index).or_default().push(stored);
         }
-        while state.tail_bytes > TAIL_BYTES_KEPT {
+        let kept = state.tail_bytes_kept();
+        while state.tail_bytes > kept {
             let flushed = state.flushed;
             let done = state.tail.front().is_some_and(|segment| !after(segment.end(), flushed));
             let Some(segment) = done.then(|| state.tail.pop_front()).flatten() else { break };

@@ -7,13 +7,14 @@
 //! history and its running checksum. Everything else is checked when it is used.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex};
 use std::time::SystemTime;
 
 use super::layout::{self, Layout};
 use super::segment::{Stored, last_frame_header};
 use super::snapshot::Snapshot;
-use super::{Log, State, Tip};
+use super::{LOGS, Log, State, Tip};
 use crate::error::{Context, Error, ErrorKind, Result, lock};
 use crate::fault;
 use crate::files::{remove_tmp_files, sync_folder_of, text_beside};
@@ -24,6 +25,7 @@ use crate::wal::{Chain, FrameHeader, PageSize, Salts, WAL_HEADER_SIZE, WalHeader
 impl Log {
     /// An empty log at `layout`. Only the process that captures may [`Log::load`] or write it.
     pub fn new(layout: Layout) -> Log {
+        LOGS.fetch_add(1, Ordering::Relaxed);
         Log {
             layout,
             state: Mutex::default(),

@@ -28,6 +28,7 @@ mod snapshot;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -45,8 +46,15 @@ use crate::pos::{Generation, Index, Offset, Pos};
 use crate::wal::{Chain, Checksum, PageSize};
 use layout::Layout;
 
-/// Tail bytes kept in memory after they are in files, for followers a moment behind.
+/// Tail bytes kept in memory after they are in files, for readers a moment behind: of one log, and
+/// of all logs of the process together, but of each at least [`TAIL_BYTES_MIN`]. A log that nobody
+/// reads keeps none.
 const TAIL_BYTES_KEPT: usize = 16 << 20;
+const TAILS_BYTES_KEPT: usize = 128 << 20;
+const TAIL_BYTES_MIN: usize = 1 << 20;
+
+/// How many logs there are in the process.
+static LOGS: AtomicUsize = AtomicUsize::new(0);
 
 /// Where history ends, and the WAL's running state there (`None` at offset 0: no header seen yet).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -359,6 +367,23 @@ impl Log {
     /// The running checksum at an earlier position of this generation, or `None` if it is not held.
     pub fn checksum_at(&self, index: Index, offset: Offset) -> Result<Option<Checksum>> {
         reader::checksum_at(self, index, offset)
+    }
+}
+
+impl State {
+    /// Tail bytes to keep after they are in files.
+    fn tail_bytes_kept(&self) -> usize {
+        if self.leases.is_empty() {
+            return 0;
+        }
+        let share = TAILS_BYTES_KEPT / LOGS.load(Ordering::Relaxed).max(1);
+        share.clamp(TAIL_BYTES_MIN, TAIL_BYTES_KEPT)
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        LOGS.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
