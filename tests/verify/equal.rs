@@ -18,7 +18,9 @@ fn writers_flat_out_and_checkpoints_of_every_mode() {
     let path = pair.primary_path();
     let host = Host::plain();
     let create = json!({"path": path, "create": true, "limit": 1});
-    host.work("bank_writer", create).advance(1);
+    let made = host.work("bank_writer", create);
+    until("the bank to be made", || (made.count() == 1).then_some(()));
+    made.finish();
     let work = [
         host.work("bank_writer", json!({"path": path, "pause": scaled(0.002, 0.0)})),
         host.work("bank_writer", json!({"path": path, "spill": true, "pause": 0.004})),
