@@ -209,6 +209,8 @@ fn refusal(status: u16, body: impl Read, clean: impl Fn(&str) -> String) -> Erro
             ErrorKind::Refused,
             "; pass the upstream's token in the option \"token\" or in LITESTREAM_TOKEN",
         ),
+        // Its text says what to do.
+        400 if text.contains("https://") => (ErrorKind::Refused, ""),
         400 => (
             ErrorKind::Refused,
             "; if it serves several databases, name one's path there in the option \"path\"",
@@ -259,6 +261,8 @@ mod tests {
         check(401, "", ErrorKind::Refused, "LITESTREAM_TOKEN");
         check(403, "loopback only\n", ErrorKind::Refused, "answered 403: loopback only");
         check(400, "Database name required", ErrorKind::Refused, "option \"path\"");
+        let tls = refusal(400, &b"This server speaks HTTPS only: use https://"[..], str::to_owned);
+        assert!(tls.to_string().ends_with("use https://"), "{tls}");
         check(404, "Database not found", ErrorKind::Refused, "option \"path\"");
         check(503, "", ErrorKind::NoGeneration, "answered 503");
         check(302, "", ErrorKind::Refused, "redirects");

@@ -108,9 +108,8 @@ impl Image {
         self.raw.write(page, self.offset(page_no))
     }
 
-    /// Completes a file of `page_count` pages and returns its applier, with one commit done, at
-    /// `upstream`.
-    pub fn finish(mut self, page_count: u32, upstream: UpstreamPos) -> Result<Applier> {
+    /// Completes a file of `page_count` pages: from now on it is a database.
+    pub fn complete(mut self, page_count: u32) -> Result<Complete> {
         let first = self
             .first
             .take()
@@ -125,19 +124,36 @@ impl Image {
         self.raw.sync()?;
         self.complete = true;
         self.raw.rollback()?;
+        let (path, vfs, dir) = (self.path.clone(), self.vfs.clone(), self.dir.clone());
+        Ok(Complete { path, vfs, dir, first, page_count })
+    }
+
+    fn offset(&self, page_no: u32) -> u64 {
+        u64::from(page_no.saturating_sub(1)) * u64::from(self.page_size.get())
+    }
+}
+
+/// A file that was filled and has no commit of its own yet.
+pub struct Complete {
+    path: PathBuf,
+    vfs: String,
+    dir: ReplicaDir,
+    first: Box<[u8]>,
+    page_count: u32,
+}
+
+impl Complete {
+    /// Its applier, with one commit done, at `upstream`.
+    pub fn open(self, upstream: UpstreamPos) -> Result<Applier> {
         let mut applier = Applier::open(&self.path, &self.vfs, &self.dir)?;
         if applier.max_frame() != 0 {
             let text = format!("{} was written by somebody else", self.path.display());
             return Err(Error::new(ErrorKind::Busy, text));
         }
-        applier.stage(1, &first)?;
-        applier.commit(page_count, upstream)?;
+        applier.stage(1, &self.first)?;
+        applier.commit(self.page_count, upstream)?;
         self.dir.unmark_filling()?;
         Ok(applier)
-    }
-
-    fn offset(&self, page_no: u32) -> u64 {
-        u64::from(page_no.saturating_sub(1)) * u64::from(self.page_size.get())
     }
 }
 

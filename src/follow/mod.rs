@@ -36,6 +36,7 @@ mod left;
 mod meet;
 mod pace;
 mod pipe;
+mod plan;
 mod proved;
 mod replica;
 mod schema;

@@ -19,11 +19,12 @@ use std::time::{Duration, Instant};
 use super::apply::Applier;
 use super::cursor::Point;
 use super::dir::ReplicaDir;
-use super::image::{self, Image, Look};
+use super::image::{self, Image};
 use super::intents::UpstreamPos;
 use super::keeper::Keeper;
 use super::left::{self, identity};
 use super::pace::{CHECKPOINT_FRAMES, Moment, drain_budget, next_drain};
+use super::plan::{Found, Plan, decide};
 use super::schema::{next_shift, shift_version};
 use super::shared::Shared;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,41 +36,6 @@ use crate::wal::PageSize;
 
 /// How often a drain looks for its gap.
 const DRAIN_STEP: Duration = Duration::from_micros(500);
-
-/// What may become of a database file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Plan {
-    Fill,
-    Open,
-    Adopt,
-}
-
-/// A database as it is found.
-#[derive(Debug, Clone, Copy)]
-struct Found {
-    look: Look,
-    is_filling: bool,
-    is_replica: bool,
-    has_tables: bool,
-}
-
-fn decide(found: Found, overwrite: bool, path: &Path) -> Result<Plan> {
-    let Found { look, is_filling, is_replica, has_tables } = found;
-    match () {
-        () if look.size == 0 => Ok(Plan::Fill),
-        () if is_filling && !look.has_magic => Ok(Plan::Fill),
-        () if is_filling || is_replica => Ok(Plan::Open),
-        () if overwrite || !has_tables => Ok(Plan::Adopt),
-        () => Err(Error::new(
-            ErrorKind::Refused,
-            format!(
-                "{} holds data that did not come from an upstream; follow into an empty or new \
-                 file, or pass \"overwrite\": true to replace all of it",
-                path.display()
-            ),
-        )),
-    }
-}
 
 /// The database a follower writes.
 pub struct Replica {
@@ -83,6 +49,8 @@ pub struct Replica {
     /// Which files the applier has open: the database and its WAL.
     files: Option<[Option<(u64, u64)>; 2]>,
     image: Option<Image>,
+    /// An image became a database, whether or not that could be opened then.
+    is_filled: bool,
     /// Frames from which the WAL may stop applying for a gap.
     drain_at: u32,
     page: Vec<u8>,
@@ -112,6 +80,7 @@ impl Replica {
             applier: None,
             files: None,
             image: None,
+            is_filled: false,
             drain_at: 0,
             page: Vec::new(),
             first: None,
@@ -230,6 +199,10 @@ impl Replica {
 
     /// A snapshot begins.
     pub fn begin_snapshot(&mut self, page_size: PageSize) -> Result<()> {
+        if self.applier.is_none() && self.is_filled {
+            self.apply_to(None)?;
+            self.check_page_size(page_size)?;
+        }
         match &mut self.applier {
             Some(applier) => applier.discard(),
             None => {
@@ -298,7 +271,9 @@ impl Replica {
         }
         let image = self.image.take();
         let image = image.ok_or_else(|| Error::bug("a commit without a snapshot"))?;
-        let applier = image.finish(page_count, upstream)?;
+        let complete = image.complete(page_count)?;
+        self.is_filled = true;
+        let applier = complete.open(upstream)?;
         self.apply_to(Some(applier))
     }
 
@@ -408,41 +383,4 @@ fn set_wal_mode(path: &Path, vfs: &str) -> Result<()> {
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_replaced_and_what_is_not() {
-        let base = Found {
-            look: Look { size: 8192, has_magic: true, is_wal: true },
-            is_filling: false,
-            is_replica: false,
-            has_tables: true,
-        };
-        let check = |found: Found, overwrite: bool, plan: Option<Plan>| {
-            let decided = decide(found, overwrite, Path::new("a.db"));
-            assert_eq!(decided.ok(), plan, "{found:?} {overwrite}");
-        };
-        let half = Look { size: 8192, has_magic: false, is_wal: false };
-        let empty = Look { size: 0, has_magic: false, is_wal: false };
-        check(base, false, None);
-        check(base, true, Some(Plan::Adopt));
-        check(Found { has_tables: false, ..base }, false, Some(Plan::Adopt));
-        check(Found { is_replica: true, ..base }, false, Some(Plan::Open));
-        check(Found { look: empty, ..base }, false, Some(Plan::Fill));
-        check(Found { look: empty, is_replica: true, ..base }, false, Some(Plan::Fill));
-        check(Found { look: half, ..base }, false, None);
-        check(
-            Found { look: half, is_replica: true, is_filling: true, ..base },
-            false,
-            Some(Plan::Fill),
-        );
-        check(Found { is_replica: true, is_filling: true, ..base }, false, Some(Plan::Open));
-        let error = decide(base, false, Path::new("a.db")).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Refused);
-        assert!(error.to_string().contains("overwrite"), "{error}");
-    }
 }

@@ -7,7 +7,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::folder::Folder;
 use super::scene::{MODERN, Scene, TABLE};
-use super::support::{catch_up, dump, follow, open, pages, pages_but_version};
+use super::support::{catch_up, dump, eventually, follow, open, pages, pages_but_version};
 use super::upstream::{Manners, Primary, Upstream};
 
 use litestream::error::ErrorKind;
@@ -56,6 +56,31 @@ fn a_wal_that_vanished_means_a_comparison() {
     assert_eq!(follower.position(), None);
     catch_up(&follower);
     assert_eq!(upstream.snapshots_sent(), 2);
+    assert_eq!(dump(&path), dump(&primary.path));
+    follower.stop().unwrap();
+}
+
+/// The first snapshot is complete, and what is needed to go on from it cannot be opened.
+#[test]
+fn a_filled_file_that_cannot_be_opened_is_opened_later() {
+    let folder = Folder::new("follow-filled");
+    let mut primary = Primary::new(&folder.file("primary.db"), 4096, TABLE);
+    let upstream = Upstream::serve(primary.history.clone(), MODERN);
+    let path = folder.file("replica.db");
+    let obstacle = folder.file("replica.db-litestream/intents-1");
+    std::fs::create_dir_all(&obstacle).unwrap();
+    let follower = follow(&path, &upstream.url);
+    let told = || follower.status().error.is_some_and(|error| error.contains("intents-1"));
+    // Not only the first time: it is the reason all along.
+    for _ in 0..3 {
+        eventually("an error that names it", told);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    std::fs::remove_dir(&obstacle).unwrap();
+    catch_up(&follower);
+    primary.run("INSERT INTO t VALUES (1)");
+    upstream.set(primary.history.clone());
+    assert!(follower.wait(primary.history.end(), Duration::from_secs(60)));
     assert_eq!(dump(&path), dump(&primary.path));
     follower.stop().unwrap();
 }
