@@ -149,7 +149,8 @@ pub fn sync_folder_of(path: &Path) -> Result<()> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let sync = || File::open(folder)?.sync_all();
     match fault::at("files/folder/sync").and_then(|()| sync()) {
-        Err(error) if error.kind() == Io::PermissionDenied => Ok(()),
+        // Some file systems cannot.
+        Err(error) if matches!(error.kind(), Io::PermissionDenied | Io::InvalidInput) => Ok(()),
         done => done.context(|| format!("cannot sync {}", folder.display())),
     }
 }

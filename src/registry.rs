@@ -133,8 +133,8 @@ pub fn check_fork() -> Result<()> {
     }
     let why = format!(
         "this process was forked from process {owner}, where litestream's threads are; \
-         load and start litestream in the child before anything else, or start it only after \
-         the fork"
+         start litestream only after the fork, or in a child that has run exec (Python: the start \
+         method 'spawn')"
     );
     Err(Error::new(ErrorKind::Refused, why))
 }

@@ -86,7 +86,6 @@ fn nothing_is_left_after_many_starts_and_stops() {
     make_ledger(&primary);
     let other = Host::app();
     let replica = other.open(folder.file("r.db"));
-    // Once, so that what is made once for the process is there.
     let cycle = || {
         let url = serve(&primary);
         follow(&replica, &url);

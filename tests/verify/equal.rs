@@ -101,7 +101,8 @@ fn a_promoted_replica_is_verified_against_by_the_next() {
 
 #[test]
 fn a_large_database_in_bounded_memory() {
-    let rows = scaled(5_000, 50_000);
+    // More than twice the memory that may be taken.
+    let rows = scaled(14_000, 50_000);
     let pair = Pair::of_rows("verify-large", rows);
     let path = pair.primary_path();
     let host = Host::plain();
@@ -111,9 +112,9 @@ fn a_large_database_in_bounded_memory() {
         CREATE TABLE entry(n INTEGER PRIMARY KEY, pad BLOB NOT NULL);",
     );
     let load = host.work("ledger_writer", json!({"path": path, "pause": 0.0005}));
-    assert_eq!(pair.verify(), "ok");
+    load.advance(200);
     let before = [pair.primary_host.peak_kib(), pair.replica_host.peak_kib()];
-    rounds(&pair, 3);
+    rounds(&pair, 4);
     let after = [pair.primary_host.peak_kib(), pair.replica_host.peak_kib()];
     for (before, after) in before.into_iter().zip(after) {
         assert!(after < before + 24 * 1024, "from {before} to {after} KiB");
