@@ -21,6 +21,9 @@
 
 mod child;
 mod contestant;
+#[allow(dead_code, reason = "each bench needs its own part of this")]
+#[path = "../live/folder.rs"]
+mod folder;
 #[path = "../live/process.rs"]
 mod process;
 mod report;
@@ -28,11 +31,12 @@ mod report;
 mod statistics;
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use contestant::{Archived, CONTESTANTS, Contestant};
+use folder::Folder;
 use process::Process;
 use report::{Report, Restored};
 use serde_json::json;
@@ -42,7 +46,7 @@ fn main() {
         return child::run(role.to_str().unwrap());
     }
     let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
-    let folder = Folder::new(&target);
+    let folder = Folder::new(&target, "archive");
     let (size, wal) = (number("SIZE_MIB", 1024), number("WAL_MIB", 200));
     let base = folder.0.join("base.db");
     Process::start("fill").call("fill", &json!({"path": base, "mib": size}));
@@ -91,21 +95,4 @@ fn copy(from: &Path, to: &Path) -> f64 {
     let seconds = begin.elapsed().as_secs_f64();
     fs::remove_file(to).unwrap();
     seconds
-}
-
-/// A folder on the disk the project is built on.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(target: &Path) -> Folder {
-        let path = target.join("bench").join(format!("archive-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -20,6 +20,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod child;
+#[allow(dead_code, reason = "each bench needs its own part of this")]
+mod folder;
 mod process;
 mod statistics;
 
@@ -28,6 +30,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use folder::Folder;
 use process::Process;
 use serde_json::{Value, json};
 use statistics::{Spread, spread};
@@ -43,7 +46,7 @@ fn main() {
         return child::run(role.to_str().unwrap());
     }
     let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
-    let folder = Folder::new(&target);
+    let folder = Folder::new(&target, "live");
     let mut report = Report::new(&folder.0);
 
     let mut group = Group::start(&folder.0.join("lag"), "NORMAL");
@@ -189,22 +192,5 @@ impl Report {
 
     fn tail(&self) {
         println!("\nrates and ratio are medians; as JSON: {}", self.path.display());
-    }
-}
-
-/// A folder on the disk the project is built on (a file system in memory has no syncs to measure).
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(target: &Path) -> Folder {
-        let path = target.join("bench").join(format!("live-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }

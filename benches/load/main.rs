@@ -24,6 +24,8 @@
 
 mod child;
 mod flat;
+#[path = "../live/folder.rs"]
+mod folder;
 mod histogram;
 #[path = "../live/process.rs"]
 mod process;
@@ -35,9 +37,7 @@ mod scale;
 mod statistics;
 mod usage;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
+use folder::Folder;
 use report::Report;
 
 fn main() {
@@ -45,7 +45,7 @@ fn main() {
         return child::run(role.to_str().unwrap());
     }
     let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
-    let folder = Folder::new(&target);
+    let folder = Folder::new(&target, "load");
     let mut report = Report::new(&target.join("bench").join("load.jsonl"));
     let parts = setting("PARTS", "scale,reach,flat");
     for part in parts.split(',') {
@@ -66,33 +66,4 @@ fn setting(name: &str, default: &str) -> String {
 
 fn sizes() -> Vec<usize> {
     setting("SIZES", "1,10,100").split(',').map(|size| size.parse().unwrap()).collect()
-}
-
-/// A folder on the disk the project is built on (a file system in memory has no syncs to measure).
-pub struct Folder(PathBuf);
-
-impl Folder {
-    fn new(target: &Path) -> Folder {
-        let path = target.join("bench").join(format!("load-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    /// A new folder in it.
-    pub fn make(&self, name: &str) -> PathBuf {
-        let path = self.0.join(name);
-        fs::create_dir_all(&path).unwrap();
-        path
-    }
-
-    /// Removes one that is not needed any more.
-    pub fn remove(&self, name: &str) {
-        let _ = fs::remove_dir_all(self.0.join(name));
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
