@@ -99,41 +99,43 @@ impl Report for Numbers {
 /// How writers were held up.
 fn gate(counters: &Counters) -> [Metric; 7] {
     let read = |counter: &AtomicU64| count(counter.load(Ordering::Relaxed));
+    let total = |name, help, counter| Metric::counter(name, help, read(counter));
+    let seconds = |name, help, micros| Metric::gauge(name, help, read(micros) / 1e6);
     [
-        Metric::counter(
+        total(
             "litestream_gate_count",
             "Times transactions were kept from beginning for the end of a checkpoint.",
-            read(&counters.gates),
+            &counters.gates,
         ),
         Metric::counter(
             "litestream_gate_seconds_total",
             "Time transactions were kept from beginning.",
             read(&counters.gate_us) / 1e6,
         ),
-        Metric::gauge(
+        seconds(
             "litestream_gate_seconds_max",
             "Longest time transactions were kept from beginning.",
-            read(&counters.gate_us_max) / 1e6,
+            &counters.gate_us_max,
         ),
-        Metric::gauge(
+        seconds(
             "litestream_gate_last_seconds",
             "How long transactions were kept from beginning the last time.",
-            read(&counters.gate_us_last) / 1e6,
+            &counters.gate_us_last,
         ),
-        Metric::gauge(
+        seconds(
             "litestream_gate_last_timestamp_seconds",
             "When that ended, in seconds since 1970.",
-            read(&counters.gate_opened_us) / 1e6,
+            &counters.gate_opened_us,
         ),
-        Metric::counter(
+        total(
             "litestream_gate_overdue_count",
             "Times that ended before the checkpoint did, which took too long.",
-            read(&counters.gates_overdue),
+            &counters.gates_overdue,
         ),
-        Metric::counter(
+        total(
             "litestream_gate_missed_count",
             "Times transactions could not be kept from beginning: one was always running.",
-            read(&counters.gates_missed),
+            &counters.gates_missed,
         ),
     ]
 }
