@@ -13,6 +13,21 @@ fn copy_database(from: &Path, to: &Path) {
     assert!(done.success());
 }
 
+/// Two primaries with one history, which ends at the position, and one archive.
+fn copied(folder: &Folder) -> (String, Primary, Primary) {
+    let first = Primary::new(folder, r#"{"sync_interval": "20ms"}"#);
+    first.add(3);
+    let pos = first.sync();
+    let Primary { path, archive, options, host, db: _ } = first;
+    host.kill();
+    copy_database(&path, &folder.file("copy.db"));
+    let first = Primary::idle(path, archive.clone(), &options);
+    first.replicate();
+    let second = Primary::idle(folder.file("copy.db"), archive, &options);
+    second.replicate();
+    (pos, first, second)
+}
+
 fn unchanged(before: &Archived, after: &Archived) {
     for (index, wal) in &before.wals {
         assert!(after.wals[index].starts_with(wal), "index {index:x} is as it was, or longer");
@@ -26,16 +41,7 @@ fn unchanged(before: &Archived, after: &Archived) {
 #[test]
 fn two_primaries_with_one_history_part() {
     let folder = Folder::new("archive-copied");
-    let first = Primary::new(&folder, r#"{"sync_interval": "20ms"}"#);
-    first.add(3);
-    let pos = first.sync();
-    let Primary { path, archive, options, host, db: _ } = first;
-    host.kill();
-    copy_database(&path, &folder.file("copy.db"));
-    let first = Primary::idle(path, archive.clone(), &options);
-    first.replicate();
-    let second = Primary::idle(folder.file("copy.db"), archive, &options);
-    second.replicate();
+    let (pos, first, second) = copied(&folder);
     assert_eq!(first.told("new generation") + second.told("new generation"), 0, "not parted yet");
     first.add(2);
     let first_pos = first.sync();
@@ -164,16 +170,7 @@ fn the_log_is_kept_for_an_archive_that_is_down() {
 #[test]
 fn copies_an_index_apart_part() {
     let folder = Folder::new("archive-apart");
-    let first = Primary::new(&folder, r#"{"sync_interval": "20ms"}"#);
-    first.add(3);
-    let pos = first.sync();
-    let Primary { path, archive, options, host, db: _ } = first;
-    host.kill();
-    copy_database(&path, &folder.file("copy.db"));
-    let first = Primary::idle(path, archive.clone(), &options);
-    first.replicate();
-    let second = Primary::idle(folder.file("copy.db"), archive, &options);
-    second.replicate();
+    let (pos, first, second) = copied(&folder);
     second.next_index();
     second.sync();
     first.add(2);

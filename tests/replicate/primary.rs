@@ -51,6 +51,16 @@ impl Primary {
         primary
     }
 
+    /// A new process on the files without the log: the history before has ended.
+    pub fn with_a_new_history(self) -> Primary {
+        let Primary { path, archive, options, host, db: _ } = self;
+        assert!(host.quit().success());
+        std::fs::remove_dir_all(format!("{}-litestream", path.display())).unwrap();
+        let primary = Primary::idle(path, archive, &options);
+        primary.replicate();
+        primary
+    }
+
     pub fn load(&self, pause: f64) -> Work {
         self.host.work("ledger_writer", json!({"path": self.path, "pause": pause}))
     }

@@ -86,11 +86,7 @@ fn old_generations_go_whole() {
     let primary = Primary::new(&folder, SHORT);
     primary.add(3);
     let old = primary.sync();
-    let Primary { path, archive, options, host, db: _ } = primary;
-    assert!(host.quit().success());
-    std::fs::remove_dir_all(format!("{}-litestream", path.display())).unwrap();
-    let primary = Primary::idle(path, archive, &options);
-    primary.replicate();
+    let primary = primary.with_a_new_history();
     assert_eq!(read_archive(&primary.archive).len(), 2);
     let end = primary.archived(&old).end();
     assert_eq!(end, place(&old));
@@ -112,11 +108,7 @@ fn the_newer_generation_of_a_copy_stays() {
     let primary = Primary::new(&folder, "{}");
     primary.add(3);
     let old = primary.sync();
-    let Primary { path, archive, options, host, db: _ } = primary;
-    assert!(host.quit().success());
-    std::fs::remove_dir_all(format!("{}-litestream", path.display())).unwrap();
-    let primary = Primary::idle(path, archive, &options);
-    primary.replicate();
+    let primary = primary.with_a_new_history();
     primary.add(1);
     let new = primary.sync();
     let content = primary.db.content();
