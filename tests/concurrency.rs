@@ -144,9 +144,7 @@ fn every_sqlite_version_can_be_primary_and_follower() {
 fn starting_and_stopping_from_all_sides_at_once() {
     let folder = Folder::new("race");
     let path = folder.file("p.db");
-    let host = Host::app();
-    let first = host.open(&path);
-    make_ledger(&first);
+    let (host, first) = ledger(&path);
     let address = format!("127.0.0.1:{}", free_port());
     let connections: Vec<Db> = (0..6).map(|_| host.open(&path)).collect();
     let mut rng = Rng::new();

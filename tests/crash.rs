@@ -23,9 +23,7 @@ struct Primary {
 impl Primary {
     fn new(folder: &Folder) -> Primary {
         let path = folder.file("p.db");
-        let host = Host::app();
-        let db = host.open(&path);
-        make_ledger(&db);
+        let (host, db) = ledger(&path);
         let address = format!("127.0.0.1:{}", free_port());
         let primary = Primary { path, address, host, db };
         primary.serve();

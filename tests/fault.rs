@@ -96,9 +96,7 @@ fn carry(near: TcpStream, to: SocketAddr, left: u64, cuts: &AtomicU32, sound: &A
 
 /// A served ledger.
 fn primary(folder: &Folder) -> (Host, Db, String) {
-    let host = Host::app();
-    let db = host.open(folder.file("p.db"));
-    make_ledger(&db);
+    let (host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     (host, db, url)
 }
@@ -254,9 +252,7 @@ fn a_damaged_log_never_yields_a_wrong_replica() {
     let folder = Folder::new("damage");
     let path = folder.file("p.db");
     let log = folder.file("p.db-litestream");
-    let mut host = Host::app();
-    let mut db = host.open(&path);
-    make_ledger(&db);
+    let (mut host, mut db) = ledger(&path);
     let address = format!("127.0.0.1:{}", free_port());
     let serve_at = format!("SELECT litestream_serve('{address}')");
     let url = db.text(&serve_at);
@@ -320,9 +316,7 @@ fn a_damaged_log_never_yields_a_wrong_replica() {
 #[test]
 fn a_follower_may_sleep_even_past_what_the_log_keeps() {
     let folder = Folder::new("sleep");
-    let host = Host::app();
-    let db = host.open(folder.file("p.db"));
-    make_ledger(&db);
+    let (host, db) = ledger(folder.file("p.db"));
     // A log of 1 MiB: new snapshots replace old segments all the time.
     let url = db.text("SELECT litestream_serve('127.0.0.1:0', '{\"log_bytes\": 1048576}')");
     let plain = Host::plain();

@@ -59,9 +59,8 @@ fn a_child_that_outlives_its_parent_keeps_nothing_of_it() {
 #[test]
 fn a_parent_goes_on_whatever_its_children_do() {
     let folder = Folder::new("children");
-    let (host, other) = (Host::app(), Host::app());
-    let db = host.open(folder.file("p.db"));
-    make_ledger(&db);
+    let (host, db) = ledger(folder.file("p.db"));
+    let other = Host::app();
     let socket = folder.file("s.sock");
     let url = db.text(&format!("SELECT litestream_serve('unix:{}')", socket.display()));
     let replica = other.open(folder.file("r.db"));
@@ -102,10 +101,9 @@ print(db.execute('SELECT litestream_pos()').fetchone()[0], flush=True)
 sys.stdin.read()
 ";
     let folder = Folder::new("pool");
-    let mut parent = Command::new(python())
-        .args(["-B", "-c", SCRIPT])
-        .args([folder.file("p.db"), library()])
-        .arg(scaled(3, 100).to_string())
+    let rounds = scaled(3, 100);
+    let path = folder.file("p.db");
+    let mut parent = python_script(SCRIPT, &[&path, &library(), &rounds.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -117,7 +115,7 @@ sys.stdin.read()
     follow(&replica, &url);
     let pos = said.next().expect("it ended before its work was done");
     assert_eq!(replica.int(&format!("SELECT litestream_wait('{pos}', 55000)")), 1);
-    assert_eq!(replica.int("SELECT count(*) FROM squares"), scaled(3, 100) * 20);
+    assert_eq!(replica.int("SELECT count(*) FROM squares"), rounds * 20);
     drop(parent.stdin.take());
     assert!(until("the parent to exit", || parent.try_wait().unwrap()).success());
 }
@@ -127,9 +125,8 @@ sys.stdin.read()
 #[test]
 fn every_call_in_a_child_answers_at_once() {
     let folder = Folder::new("calls");
-    let (host, other) = (Host::app(), Host::app());
-    let db = host.open(folder.file("p.db"));
-    make_ledger(&db);
+    let (_host, db) = ledger(folder.file("p.db"));
+    let other = Host::app();
     let url = serve(&db);
     let replica = other.open(folder.file("r.db"));
     let pos = follow(&replica, &url);

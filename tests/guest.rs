@@ -10,9 +10,7 @@ use common::*;
 
 /// A host with a served database in it that has work in flight: a follower, a writer, an idle peer.
 fn busy_host(folder: &Folder) -> (Host, Host) {
-    let host = Host::app();
-    let db = host.open(folder.file("p.db"));
-    make_ledger(&db);
+    let (host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     let other = Host::app();
     let replica = other.open(folder.file("r.db"));
@@ -247,9 +245,8 @@ fn unusual_paths_work() {
 #[test]
 fn a_database_deleted_while_served_does_no_harm() {
     let folder = Folder::new("deleted");
-    let (host, other) = (Host::app(), Host::app());
-    let db = host.open(folder.file("p.db"));
-    make_ledger(&db);
+    let (host, db) = ledger(folder.file("p.db"));
+    let other = Host::app();
     let url = serve(&db);
     let replica = other.open(folder.file("r.db"));
     follow(&replica, &url);
@@ -286,14 +283,7 @@ except apsw.Error as error:
     print(error)
 print(one.execute('SELECT litestream_version()').fetchone()[0])
 ";
-    let output = std::process::Command::new(python())
-        .args(["-B", "-c", SCRIPT])
-        .arg(folder)
-        .arg(library())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = said_by(&mut python_script(SCRIPT, &[&folder, &library()]));
     let mut lines = said.lines();
     assert!(lines.next().unwrap().contains("another SQLite library"), "{said}");
     assert!(lines.next().unwrap().starts_with('v'), "{said}");

@@ -8,14 +8,6 @@ use std::time::{Duration, Instant};
 
 use common::*;
 
-/// A primary with the ledger, and rows in it. The host must be kept.
-fn primary(folder: &Folder, name: &str) -> (Host, Db) {
-    let host = Host::app();
-    let db = host.open(folder.file(name));
-    make_ledger(&db);
-    (host, db)
-}
-
 /// A follower in a process of its own, caught up when this returns.
 fn follower(folder: &Folder, name: &str, url: &str) -> (Host, Db) {
     let host = Host::app();
@@ -27,7 +19,7 @@ fn follower(folder: &Folder, name: &str, url: &str) -> (Host, Db) {
 #[test]
 fn a_late_joiner_gets_everything_and_stays_current() {
     let folder = Folder::new("late");
-    let (host, db) = primary(&folder, "p.db");
+    let (host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     let load = json!({"path": folder.file("p.db"), "pause": scaled(0.0005, 0.0)});
     let writer = host.work("ledger_writer", load);
@@ -44,7 +36,7 @@ fn a_late_joiner_gets_everything_and_stays_current() {
 #[test]
 fn two_followers_are_equal_and_say_how_far_they_are() {
     let folder = Folder::new("two");
-    let (host, db) = primary(&folder, "p.db");
+    let (host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     let writer = host.work("ledger_writer", json!({"path": folder.file("p.db"), "pause": 0.0005}));
     let (_one, first) = follower(&folder, "a.db", &url);
@@ -63,7 +55,7 @@ fn two_followers_are_equal_and_say_how_far_they_are() {
 #[test]
 fn the_wal_restarts_under_load_and_nobody_notices() {
     let folder = Folder::new("restarts");
-    let (host, db) = primary(&folder, "p.db");
+    let (host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     let (other, replica) = follower(&folder, "r.db", &url);
     let before = db.text("SELECT litestream_pos()");
@@ -110,7 +102,7 @@ fn the_wal_restarts_under_load_and_nobody_notices() {
 #[test]
 fn a_commit_is_readable_on_the_replica_once_its_position_is() {
     let folder = Folder::new("own-writes");
-    let (_host, db) = primary(&folder, "p.db");
+    let (_host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     let (_other, replica) = follower(&folder, "r.db", &url);
     let plain = Host::plain();
@@ -146,7 +138,7 @@ fn a_commit_is_readable_on_the_replica_once_its_position_is() {
 #[test]
 fn a_commit_can_wait_until_a_follower_has_it() {
     let folder = Folder::new("semi-sync");
-    let (_host, db) = primary(&folder, "p.db");
+    let (_host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     assert_eq!(db.int("SELECT litestream_wait_followers(1, 50)"), 0, "nobody follows yet");
     let (_other, _replica) = follower(&folder, "r.db", &url);
@@ -164,7 +156,7 @@ fn a_commit_can_wait_until_a_follower_has_it() {
 #[test]
 fn failing_over_to_a_replica() {
     let folder = Folder::new("failover");
-    let (host, db) = primary(&folder, "p.db");
+    let (host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     let (_one, first) = follower(&folder, "a.db", &url);
     let (_two, second) = follower(&folder, "b.db", &url);
@@ -193,7 +185,7 @@ fn failing_over_to_a_replica() {
 #[test]
 fn rolled_back_and_open_transactions_stay_at_home() {
     let folder = Folder::new("rollback");
-    let (_host, db) = primary(&folder, "p.db");
+    let (_host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     let (_other, replica) = follower(&folder, "r.db", &url);
     // With room for a few pages only, SQLite writes those of an open transaction to the WAL.
@@ -215,7 +207,7 @@ fn rolled_back_and_open_transactions_stay_at_home() {
 #[test]
 fn writers_without_the_extension_are_followed_too() {
     let folder = Folder::new("foreign-writer");
-    let (_host, db) = primary(&folder, "p.db");
+    let (_host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     let (_other, replica) = follower(&folder, "r.db", &url);
     let plain = Host::plain();
@@ -232,7 +224,7 @@ fn writers_without_the_extension_are_followed_too() {
 #[test]
 fn the_connection_that_began_it_may_close() {
     let folder = Folder::new("closed");
-    let (host, db) = primary(&folder, "p.db");
+    let (host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     assert_eq!(serve(&db), url, "serving again with the same arguments changes nothing");
     db.close();
@@ -297,7 +289,7 @@ fn two_databases_share_one_server() {
 #[test]
 fn a_replica_is_read_only_for_everybody_until_promoted() {
     let folder = Folder::new("read-only");
-    let (host, db) = primary(&folder, "p.db");
+    let (host, db) = ledger(folder.file("p.db"));
     db.run("INSERT INTO entry VALUES (1, x'00')").unwrap();
     let url = serve(&db);
     let (other, replica) = follower(&folder, "r.db", &url);
@@ -345,7 +337,7 @@ fn a_replica_is_read_only_for_everybody_until_promoted() {
 #[test]
 fn a_database_with_content_of_its_own_is_not_overwritten_by_accident() {
     let folder = Folder::new("overwrite");
-    let (_host, db) = primary(&folder, "p.db");
+    let (_host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     let other = Host::app();
     let replica = other.open(folder.file("mine.db"));
@@ -362,7 +354,7 @@ fn a_database_with_content_of_its_own_is_not_overwritten_by_accident() {
 #[test]
 fn stopping_ends_the_work_and_frees_the_file() {
     let folder = Folder::new("stop");
-    let (_host, db) = primary(&folder, "p.db");
+    let (_host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     let (_other, replica) = follower(&folder, "r.db", &url);
     assert_eq!(replica.int("SELECT litestream_stop('serve')"), 0);
@@ -384,7 +376,7 @@ fn stopping_ends_the_work_and_frees_the_file() {
 #[test]
 fn a_standby_takes_over_serving_when_the_first_is_killed() {
     let folder = Folder::new("standby");
-    let (first, db) = primary(&folder, "p.db");
+    let (first, db) = ledger(folder.file("p.db"));
     let address = format!("127.0.0.1:{}", free_port());
     let serve_at = format!("SELECT litestream_serve('{address}')");
     let url = db.text(&serve_at);

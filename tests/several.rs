@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::process::Command;
-
 use common::*;
 
 const SCRIPT: &str = "
@@ -48,20 +46,15 @@ fn a_second_copy_is_refused_and_a_link_is_no_copy() {
     std::fs::copy(library(), &copy).unwrap();
     std::os::unix::fs::symlink(library(), &link).unwrap();
     for (first, second, link) in [(library(), &copy, &link), (link.clone(), &copy, &library())] {
-        let output = Command::new(python())
-            .args(["-B", "-c", SCRIPT])
-            .args([&folder.file("p.db"), &first, second, link])
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        let path = folder.file("p.db");
+        let said = said_by(&mut python_script(SCRIPT, &[&path, &first, second, link]));
         let lines: Vec<&str> = said.lines().collect();
         assert_eq!(lines.len(), 7, "{said}");
         for line in &lines[..2] {
             assert!(line.contains("another copy of this extension"), "{line}");
         }
         assert_eq!(lines[2..6], ["True", "1", "1", "0"], "{said}");
-        std::fs::remove_file(folder.file("p.db")).unwrap();
+        std::fs::remove_file(path).unwrap();
         std::fs::remove_dir_all(folder.file("p.db-litestream")).unwrap();
     }
 }

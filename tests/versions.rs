@@ -6,7 +6,6 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use common::*;
@@ -143,14 +142,8 @@ for _ in range(2):
 print(db.execute('SELECT sqlite_version()').fetchone()[0])
 print('liblitestream' in open('/proc/self/maps').read())
 ";
-    let output = Command::new(python())
-        .env("LD_LIBRARY_PATH", sqlite_of("3.33.0").1)
-        .args(["-B", "-c", SCRIPT])
-        .arg(library())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut script = python_script(SCRIPT, &[&library()]);
+    let said = said_by(script.env("LD_LIBRARY_PATH", sqlite_of("3.33.0").1));
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines.len(), 4, "{said}");
     for line in &lines[..2] {

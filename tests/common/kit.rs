@@ -1,5 +1,6 @@
 //! Small things every end-to-end test needs: a deadline, a seed, a free port, the tools.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -109,6 +110,21 @@ pub fn library() -> PathBuf {
     let library = folder.join(name);
     assert!(library.exists(), "{} is not built", library.display());
     library
+}
+
+/// A Python program and its arguments; the script leaves no compiled files behind.
+pub fn python_script(text: &str, arguments: &[&dyn AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(python());
+    command.args(["-B", "-c", text]).args(arguments.iter().map(|one| one.as_ref()));
+    command
+}
+
+/// What a program printed; it has to succeed.
+pub fn said_by(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    said
 }
 
 /// A Python whose `sqlite3` may load extensions; `PYTHON` names another one.

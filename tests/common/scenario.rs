@@ -38,6 +38,14 @@ pub fn generation(pos: &str) -> &str {
     pos.split_once('/').unwrap_or_else(|| panic!("{pos:?} is no position")).0
 }
 
+/// A process with a database of its own: the ledger. The host is to be kept.
+pub fn ledger(path: impl AsRef<Path>) -> (Host, Db) {
+    let host = Host::app();
+    let db = host.open(path);
+    make_ledger(&db);
+    (host, db)
+}
+
 /// Makes the tables of the ledger (tests/py/work.py) in WAL mode.
 pub fn make_ledger(db: &Db) {
     db.script(

@@ -14,9 +14,7 @@ struct Setting {
 }
 
 fn archived(folder: &Folder, server: &S3Server) -> Setting {
-    let host = Host::app();
-    let db = host.open(folder.file("p.db"));
-    make_ledger(&db);
+    let (host, db) = ledger(folder.file("p.db"));
     let url = server.url("app/main");
     replicate(&db, &url, server.options());
     Setting { _host: host, db, other: Host::app(), url }

@@ -85,9 +85,7 @@ fn ten_replicas_of_an_archive_outlive_its_primary() {
     let folder = Folder::new("archive-ten");
     let path = folder.file("p.db");
     let url = folder_url(&folder.file("store"));
-    let mut host = Host::app();
-    let mut db = host.open(&path);
-    make_ledger(&db);
+    let (mut host, mut db) = ledger(&path);
     replicate(&db, &url, json!({}));
     let others: Vec<Host> = (0..2).map(|_| Host::app()).collect();
     let replicas: Vec<Db> =
@@ -132,9 +130,7 @@ fn a_follower_catches_up_from_an_archive() {
         let folder = Folder::new("archive-catch-up");
         let (path, copy) = (folder.file("p.db"), folder.file("r.db"));
         let url = folder_url(&folder.file("store"));
-        let host = Host::app();
-        let db = host.open(&path);
-        make_ledger(&db);
+        let (_host, db) = ledger(&path);
         let start = || {
             let sql = "SELECT litestream_serve('127.0.0.1:0', '{\"log_bytes\": 1048576}')";
             let live = db.text(sql);
@@ -179,9 +175,7 @@ fn a_follower_catches_up_from_an_archive() {
 fn an_encrypted_archive_is_followed() {
     let folder = Folder::new("archive-age");
     let url = folder_url(&folder.file("store"));
-    let host = Host::app();
-    let db = host.open(folder.file("p.db"));
-    make_ledger(&db);
+    let (_host, db) = ledger(folder.file("p.db"));
     let identity = age::x25519::Identity::generate();
     let secret = identity.to_string();
     let secret = age::secrecy::ExposeSecret::expose_secret(&secret);

@@ -7,9 +7,7 @@ use super::hosts::{folder_url, replicate};
 
 /// A primary with two archives, and something in them.
 fn archived(folder: &Folder) -> (Host, Db, [String; 2]) {
-    let host = Host::app();
-    let db = host.open(folder.file("p.db"));
-    make_ledger(&db);
+    let (host, db) = ledger(folder.file("p.db"));
     let urls = ["one", "two"].map(|name| folder_url(&folder.file(name)));
     for url in &urls {
         replicate(&db, url, json!({}));

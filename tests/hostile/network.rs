@@ -45,9 +45,7 @@ impl Scene {
         let folder = Folder::new(name);
         let authority = Authority::new();
         std::fs::write(folder.file("ca.pem"), &authority.pem).unwrap();
-        let host = Host::app();
-        let primary = host.open(folder.file("p.db"));
-        make_ledger(&primary);
+        let (host, primary) = ledger(folder.file("p.db"));
         Scene { folder, authority, host, primary }
     }
 
@@ -154,8 +152,7 @@ for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
         raise SystemExit('no token, and yet an answer')
 ";
     let ca = scene.folder.file("ca.pem");
-    let run = Command::new(python()).args(["-c", script, &url]).arg(&ca).output().unwrap();
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    said_by(&mut python_script(script, &[&url, &ca]));
     // Its goodbye is heard: nothing can be cut off unnoticed.
     let peek = "
 import socket, ssl, sys
@@ -169,8 +166,7 @@ with context.wrap_socket(raw, server_hostname=host, suppress_ragged_eofs=False) 
         text += part
 assert text.endswith(b'ok\\n'), text
 ";
-    let run = Command::new(python()).args(["-c", peek, &url]).arg(&ca).output().unwrap();
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    said_by(&mut python_script(peek, &[&url, &ca]));
     let curl = Command::new("curl")
         .args(["--silent", "--show-error", "--fail", "--max-time", "60", "--cacert"])
         .arg(&ca)

@@ -255,9 +255,7 @@ fn orders() -> Vec<Case> {
 #[test]
 fn no_lie_of_an_upstream_does_harm() {
     let folder = Folder::new("lies");
-    let other = Host::app();
-    let honest = other.open(folder.file("p.db"));
-    make_ledger(&honest);
+    let (_other, honest) = ledger(folder.file("p.db"));
     let good = serve(&honest);
     let host = Host::app();
     let plain = Host::plain();
@@ -301,9 +299,7 @@ fn no_lie_of_an_upstream_does_harm() {
 #[test]
 fn a_replica_with_good_content_keeps_it() {
     let folder = Folder::new("turned");
-    let other = Host::app();
-    let honest = other.open(folder.file("p.db"));
-    make_ledger(&honest);
+    let (other, honest) = ledger(folder.file("p.db"));
     let load = other.work("ledger_writer", json!({"path": folder.file("p.db"), "limit": 300}));
     until("some rows", || (load.count() == 300).then_some(()));
     load.finish();

@@ -81,9 +81,7 @@ fn a_hundred_databases_are_served_by_one_process_within_the_stated_costs() {
 #[test]
 fn nothing_is_left_after_many_starts_and_stops() {
     let folder = Folder::new("cycles");
-    let host = Host::app();
-    let primary = host.open(folder.file("p.db"));
-    make_ledger(&primary);
+    let (host, primary) = ledger(folder.file("p.db"));
     let other = Host::app();
     let replica = other.open(folder.file("r.db"));
     let cycle = || {

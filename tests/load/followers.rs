@@ -19,9 +19,7 @@ const KIB_OF_FOLLOWER: u64 = 512;
 #[test]
 fn a_hundred_followers_of_one_primary_end_equal_within_the_stated_costs() {
     let folder = Folder::new("followers");
-    let host = Host::app();
-    let db = host.open(folder.file("p.db"));
-    make_ledger(&db);
+    let (host, db) = ledger(folder.file("p.db"));
     let url = serve(&db);
     let before = usage(&host);
     let hosts: Vec<Host> = (0..HOSTS).map(|_| Host::app()).collect();

@@ -38,9 +38,7 @@ fn archived_through_faults(server: &S3Server, folder: &Folder) -> String {
         options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         options
     };
-    let host = Host::app();
-    let db = host.open(&path);
-    make_ledger(&db);
+    let (host, db) = ledger(&path);
     let often = json!({"sync_interval": "20ms", "log_bytes": 1 << 20});
     db.text(&format!("SELECT litestream_replicate('{url}', '{}')", options(&writing, often)));
     let other = Host::app();

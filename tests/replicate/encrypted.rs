@@ -100,9 +100,7 @@ fn an_archive_is_encrypted_as_a_whole_or_not_at_all() {
 fn keys_that_are_none() {
     let folder = Folder::new("archive-age-keys");
     let (public, secret) = keys();
-    let db = Host::app();
-    let db = db.open(folder.file("p.db"));
-    make_ledger(&db);
+    let (_host, db) = ledger(folder.file("p.db"));
     let url = format!("file://{}", folder.file("archive").display());
     for options in [
         json!({"age_recipients": secret}),

@@ -248,9 +248,7 @@ fn kills_on_both_sides() {
 fn keys_and_buckets_that_are_wrong() {
     let folder = Folder::new("archive-s3-wrong");
     let server = S3Server::rclone();
-    let db = Host::app();
-    let db = db.open(folder.file("p.db"));
-    make_ledger(&db);
+    let (_host, db) = ledger(folder.file("p.db"));
     let mut options = server.options();
     options["secret_access_key"] = json!("wrong");
     let began = Instant::now();
