@@ -126,7 +126,10 @@ impl Hub {
                     complained = false;
                     let inner = Arc::new(inner);
                     *lock(&self.inner) = Some(Arc::clone(&inner));
-                    self.answer_all(&inner, shared);
+                    // A stop that came while there was none has unblocked nobody.
+                    if !self.stopping.load(Ordering::Acquire) {
+                        self.answer_all(&inner, shared);
+                    }
                     lock(&self.inner).take();
                 }
                 Err(error) => {

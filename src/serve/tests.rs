@@ -330,3 +330,18 @@ fn a_greeting_that_does_not_fit_is_sent_when_there_is_room() {
     assert_eq!(first, [22], "a record of a handshake");
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+/// The stop came between the start of the thread that answers and its first wait, and was not
+/// heard: each such stop took five seconds, and left threads and a socket behind.
+#[test]
+fn a_server_that_is_stopped_as_it_starts_leaves_nothing_behind() {
+    for round in 0..200 {
+        let running = Running::new("stopped", Limits::default(), 512);
+        let shared = Arc::clone(&running.server.shared);
+        // Each time a little later.
+        let moment = Instant::now() + Duration::from_micros(5 * round);
+        while Instant::now() < moment {}
+        drop(running);
+        assert_eq!(Arc::strong_count(&shared), 1, "a thread still has it");
+    }
+}
