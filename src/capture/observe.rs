@@ -32,7 +32,7 @@ pub(super) fn position(shared: &Shared) -> Result<Pos> {
                 // Restarted and not written since: what came before is all in files.
                 return Ok(newest.end);
             }
-            if header.file_salts() == newest.salts {
+            if newest.salts == Some(header.file_salts()) {
                 let offset = wal_size(door.page_size(), u64::from(header.max_frame));
                 return Ok(Pos { offset: Offset::new(offset)?, ..newest.end });
             }

@@ -150,17 +150,21 @@ fn list_segments(layout: &Layout, generation: Generation) -> Result<BTreeMap<Ind
 
 /// The newest WAL in a log that another process writes.
 pub struct NewestWal {
-    /// Its salts.
-    pub salts: Salts,
+    /// Its salts; `None` if nothing was written since the generation began.
+    pub salts: Option<Salts>,
     /// Its generation and index, and where its segment files end.
     pub end: Pos,
 }
 
-/// Looks into a log that another process writes; `None` if it has no WAL yet.
+/// Looks into a log that another process writes; `None` if it has no generation, or begins an index
+/// at the moment.
 pub fn newest_wal(layout: &Layout) -> Result<Option<NewestWal>> {
     let Some(generation) = read_generation(layout)? else { return Ok(None) };
     let indexes = layout::list(&layout.wal(generation), |name| layout::index_of(name, ""))?;
-    let Some((index, dir)) = indexes.last() else { return Ok(None) };
+    let Some((index, dir)) = indexes.last() else {
+        let end = Pos { generation, ..Pos::default() };
+        return Ok(Some(NewestWal { salts: None, end }));
+    };
     let mut files = layout::list(dir, layout::offset_of)?;
     let Some((last, last_path)) = files.pop() else { return Ok(None) };
     let first_path = files.first().map_or_else(|| last_path.clone(), |(_, path)| path.clone());
@@ -168,7 +172,7 @@ pub fn newest_wal(layout: &Layout) -> Result<Option<NewestWal>> {
     let first = Stored::find(pos(Offset::default()), first_path)?;
     let header = WalHeader::decode(&first.head::<WAL_HEADER_SIZE>()?)?;
     let end = Stored::find(pos(last), last_path)?.end();
-    Ok(Some(NewestWal { salts: header.salts, end: pos(Offset::new(end)?) }))
+    Ok(Some(NewestWal { salts: Some(header.salts), end: pos(Offset::new(end)?) }))
 }
 
 /// Keeps the newest indexes that are whole and follow each other. An older one that is not is what
