@@ -8,13 +8,15 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Shared, State};
 use crate::error::Result;
 use crate::host::os;
 use crate::registry;
 
-/// How often a standby looks whether the capturing process has ended.
+/// How often a standby looks whether the lock is free. It is told when the process that has it
+/// ends, where the system can tell.
 const STANDBY_POLL: Duration = Duration::from_millis(250);
 
 /// The file whose lock decides which process captures. It stays open as long as we do: its POSIX
@@ -67,6 +69,21 @@ impl LockFile {
         Ok(())
     }
 
+    /// Sleeps until the process that has the lock has ended, [`STANDBY_POLL`] is over, or we are
+    /// to stop. Nobody holds the WAL until one of those who stand by does.
+    fn wait_for_holder(&self, shared: &Shared, woken: &Receiver<()>) {
+        let Some(holder) = os::lock_holder(&self.file) else {
+            shared.pause(woken, STANDBY_POLL);
+            return;
+        };
+        let flags = PollFlags::IN;
+        let mut fds = [PollFd::new(&holder, flags), PollFd::new(&shared.leave, flags)];
+        let millis = i64::try_from(STANDBY_POLL.as_millis()).unwrap_or(0);
+        let wait = Timespec { tv_sec: 0, tv_nsec: millis * 1_000_000 };
+        // Whatever comes of it, the lock is tried next.
+        let _ = poll(&mut fds, Some(&wait));
+    }
+
     /// Waits until this process is the one that captures. False: it was stopped first.
     pub(super) fn stand_by(&mut self, shared: &Shared, woken: &Receiver<()>) -> Result<bool> {
         loop {
@@ -79,7 +96,7 @@ impl LockFile {
             if self.ours {
                 break;
             }
-            shared.pause(woken, STANDBY_POLL);
+            self.wait_for_holder(shared, woken);
             self.try_lock(shared)?;
         }
         shared.set_state(State::Starting);

@@ -34,7 +34,7 @@ mod view;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -173,6 +173,8 @@ struct Shared {
     counters: Counters,
     /// Wakes the keeper.
     wake: Sender<()>,
+    /// Wakes it from standing by, to stop.
+    leave: pin::Bell,
 }
 
 /// One captured database.
@@ -203,6 +205,7 @@ impl Capture {
             stop: AtomicBool::new(false),
             counters: Counters::default(),
             wake,
+            leave: pin::Bell::new()?,
         });
         // Tried here once, so that the caller knows at once whether it stands by.
         let lock_file = lock_file::LockFile::open(&shared)?;
@@ -233,6 +236,15 @@ impl Capture {
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
+    }
+
+    /// Waits until this process captures; false if `wait` passed first.
+    pub fn wait_running(&self, wait: Duration) -> bool {
+        let status = lock(&self.shared.status);
+        let changed = &self.shared.status_changed;
+        let waited =
+            changed.wait_timeout_while(status, wait, |status| status.state != State::Running);
+        waited.unwrap_or_else(PoisonError::into_inner).0.state == State::Running
     }
 
     /// Whether another process captures this database at the moment.
@@ -327,6 +339,7 @@ impl Capture {
     /// Stops the threads, writes what is captured to files and lets the WAL go.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Release);
+        self.shared.leave.ring();
         self.shared.wake_keeper();
         if let Some(keeper) = lock(&self.keeper).take() {
             registry::join(keeper);

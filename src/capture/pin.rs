@@ -57,11 +57,12 @@ pub(super) struct Pin {
     bell: Bell,
 }
 
-/// Wakes the notice thread: it looks after the gate, and leaves with the session.
+/// Wakes a thread that polls: the notice thread, which looks after the gate and leaves with the
+/// session; a keeper that stands by, to stop.
 pub(super) struct Bell(OwnedFd);
 
 impl Bell {
-    fn new() -> Result<Bell> {
+    pub(super) fn new() -> Result<Bell> {
         let made = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         Ok(Bell(made.map_err(std::io::Error::from).context(|| "eventfd".into())?))
     }

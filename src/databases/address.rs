@@ -142,8 +142,7 @@ impl Inner {
     ) {
         let mut told = false;
         while !self.closing.load(Ordering::Acquire) {
-            if capture.is_standby() || !capture.log().is_ready() {
-                std::thread::sleep(RETRY);
+            if !capture.wait_running(RETRY) {
                 continue;
             }
             match self.attach(addr, options, capture, Arc::clone(served)) {

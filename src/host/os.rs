@@ -4,9 +4,11 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
+use rustix::process::{Flock, FlockType, PidfdFlags, fcntl_getlk, pidfd_open};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
@@ -81,6 +83,15 @@ pub fn lock_file(file: &File) -> Result<bool> {
             Err(Error::new(ErrorKind::Io, format!("lock a file: {}", std::io::Error::from(errno))))
         }
     }
+}
+
+/// The process that keeps [`lock_file`] from succeeding: readable once it has ended. `None` if
+/// there is none by now, or it cannot be told, as of one in another container.
+pub fn lock_holder(file: &File) -> Option<OwnedFd> {
+    let wanted = Flock::from(FlockType::WriteLock);
+    let held = fcntl_getlk(file, &wanted).ok().flatten()?;
+    // It may have ended meanwhile and its number be another's: whoever waits asks again at times.
+    pidfd_open(held.pid?, PidfdFlags::empty()).ok()
 }
 
 /// Asks the system to bring what was written to a part of `file`, in bytes, to the disk soon,
