@@ -110,12 +110,26 @@ struct Outcome {
     answered: u64,
     /// How often the follower received the database from its beginning.
     snapshots: i64,
+    /// Why those who took over began another history.
+    parted: Vec<String>,
 }
 
 /// Half of the rounds took no longer, and the longest.
 fn spread(times: &mut [Duration]) -> String {
     times.sort();
     format!("half within {:?}, all within {:?}", times[times.len() / 2], times[times.len() - 1])
+}
+
+/// Why the worker that serves began another history, if it did.
+fn why_parted(web: &Web, serving: u32) -> Option<String> {
+    let log = until("the worker that serves to answer", || {
+        let answer: Value = serde_json::from_str(&ask(web.port, "GET /")?).unwrap();
+        (answer["pid"].as_u64() == Some(u64::from(serving))).then(|| answer["log"].clone())
+    });
+    let messages = log.as_array().unwrap().iter().map(|line| line.as_str().unwrap());
+    let mut newest_first = messages.rev();
+    let begun = newest_first.find(|line| line.starts_with("new generation "));
+    begun.map(|line| line.split_once(": ").unwrap().1.to_owned())
 }
 
 /// Kills the worker that serves, `rounds` times.
@@ -136,7 +150,7 @@ fn kill_the_serving_worker(
     let other = Host::app();
     let replica = other.open(folder.file("r.db"));
     follow(&replica, &format!("http://{address}"));
-    let (mut served, mut applied) = (Vec::new(), Vec::new());
+    let (mut served, mut applied, mut parted) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let serving = until("a worker to serve", || server_of(&path)).to_string();
         let begin = Instant::now();
@@ -150,6 +164,7 @@ fn kill_the_serving_worker(
         applied.push(begin.elapsed());
         let heir = until("the lock to be somebody's", || server_of(&path));
         assert_ne!(heir.to_string(), serving);
+        parted.extend(why_parted(&web, heir));
         let goal = clients.newest() + 10;
         until("more requests to be answered", || (clients.newest() >= goal).then_some(()));
     }
@@ -167,7 +182,12 @@ fn kill_the_serving_worker(
         let sql = "SELECT count(*) FROM litestream_log WHERE message LIKE";
         replica.int(&format!("{sql} '%{message}%'"))
     };
-    Outcome { answered, snapshots: count("receiving a snapshot") }
+    let snapshots = count("receiving a snapshot");
+    // That alone ends a history, and nothing else costs a snapshot.
+    let restarted = "the WAL was restarted while nobody captured it";
+    assert!(parted.iter().all(|why| why == restarted), "{parted:?}");
+    assert!(snapshots <= 1 + parted.len() as i64, "{snapshots} snapshots, {parted:?}");
+    Outcome { answered, snapshots, parted }
 }
 
 fn environment(server: &mut Command, path: &Path, address: &str, autocheckpoint: &str) {
@@ -194,10 +214,12 @@ fn prefork(path: &Path, address: &str, autocheckpoint: &str) -> Web {
 #[test]
 fn the_next_worker_goes_on_where_the_killed_one_was() {
     let pause = Duration::from_millis(60);
-    let outcome =
-        kill_the_serving_worker("prefork", 5, pause, |path, address| prefork(path, address, "0"));
+    let outcome = kill_the_serving_worker("prefork", scaled(5, 60), pause, |path, address| {
+        prefork(path, address, "0")
+    });
     // SQLite writes about four pages for a row, and a checkpoint is due at a thousand.
-    assert!(outcome.snapshots == 1 || outcome.answered > 200, "the follower started over");
+    let parted = &outcome.parted;
+    assert!(outcome.snapshots == 1 || outcome.answered > 200, "started over: {parted:?}");
 }
 
 /// Many rows, and workers that checkpoint as SQLite does by itself. If the WAL started over while
@@ -210,4 +232,27 @@ fn nothing_is_lost_when_the_workers_checkpoint_too() {
         prefork(path, address, "1000")
     });
     println!("{} snapshots in {rounds} rounds", outcome.snapshots);
+}
+
+/// Who stands by looks up the position in the log's files, and there was none that told it.
+#[test]
+fn a_worker_that_stands_by_knows_where_a_database_is_that_nobody_has_written_to() {
+    let folder = Folder::new("prefork-empty");
+    let path = folder.file("p.db");
+    Host::plain().open(&path).run("CREATE TABLE t(x)").unwrap();
+    let (first, second) = (Host::app(), Host::app());
+    let db = first.open(&path);
+    let url = serve(&db);
+    let address = url.strip_prefix("http://").unwrap();
+    let standby = second.open(&path);
+    assert_eq!(standby.text(&format!("SELECT litestream_serve('{address}')")), url);
+    let pos = standby.text("SELECT litestream_pos()");
+    assert!(pos.ends_with("/0000000000000000:0000000000000000"), "{pos}");
+    assert_eq!(pos, db.text("SELECT litestream_pos()"));
+    let other = Host::app();
+    let replica = other.open(folder.file("r.db"));
+    follow(&replica, &url);
+    assert_same(&standby, &replica);
+    standby.run("INSERT INTO t VALUES (1)").unwrap();
+    assert_same(&standby, &replica);
 }
