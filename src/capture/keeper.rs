@@ -126,7 +126,7 @@ fn run_session(
         let (shared, session) = (Arc::clone(shared), Arc::clone(&session));
         let wal = begun.door.wal_path().to_owned();
         registry::spawn_worker("litestream-cap", move || {
-            let notice = Notice::new(&shared, &session, &wal);
+            let mut notice = Notice::new(&shared, &session, &wal);
             if let Err(error) = guard("noticing commits", || notice.run()) {
                 // Nobody may read on from a WAL that is not held any more.
                 *lock(&shared.session) = None;

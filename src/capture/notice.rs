@@ -4,14 +4,16 @@
 //! the header is looked at until the first hit, ever more rarely: between the two lies the writer's
 //! fsync, or a scheduler that had other plans, and a commit must not be seen late for that. Being
 //! woken per commit costs a busy writer more than it gains, so after two hits within 2 ms the WAL
-//! is polled every 0.5 ms until it is quiet for 5 ms. Idle, the header is looked at twice a second
+//! is polled every 0.5 ms until it is quiet for 5 ms. The mere watch costs it 7 % of the time of a
+//! small commit, so it is for one event and set again before the next sleep, with a look after it
+//! at what was written in between. Idle, the header is looked at twice a second
 //! in case there are no events after all (some file systems stacked on others); if that finds
 //! commits again and again and no event ever comes, it is looked at every 10 ms.
 //!
 //! This thread also opens the gate in time ([`super::pin`]), so it waits for nobody: where another
 //! captures, that one's disk may be stuck.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -50,17 +52,28 @@ const TORN_MAX: Duration = Duration::from_millis(5);
 pub(super) struct Notice<'s> {
     shared: &'s Shared,
     session: &'s Session,
-    events: Option<OwnedFd>,
+    events: Option<Events>,
+}
+
+/// Why a sleep was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    /// The WAL was written, or somebody rang.
+    Announced,
+    /// Nothing happened for so long.
+    InTime,
+    /// It did not sleep: writes have been watched since now only.
+    NotYet,
 }
 
 impl<'s> Notice<'s> {
     /// Starts watching; without events (no inotify left) the WAL is polled.
     pub(super) fn new(shared: &'s Shared, session: &'s Session, wal: &Path) -> Notice<'s> {
-        Notice { shared, session, events: watch(wal).ok() }
+        Notice { shared, session, events: Events::new(wal).ok() }
     }
 
     /// Captures until the session ends, or an error does.
-    pub(super) fn run(&self) -> Result<()> {
+    pub(super) fn run(&mut self) -> Result<()> {
         let mut last_hit = Instant::now();
         let mut torn_since = None;
         let mut busy = false;
@@ -105,9 +118,9 @@ impl<'s> Notice<'s> {
             } else {
                 let pause = pause(looking, now);
                 let limit = if unannounced < UNANNOUNCED_MAX { pause } else { NO_EVENTS_POLL };
-                let is_announced = self.sleep(limit.min(pause))?;
-                is_idle_look = !is_announced && pause == IDLE_POLL;
-                if is_announced {
+                let woken = self.sleep(limit.min(pause))?;
+                is_idle_look = woken == Woken::InTime && pause == IDLE_POLL;
+                if woken == Woken::Announced {
                     unannounced = 0;
                     looking = Some((Instant::now(), LOOK_MAX));
                 }
@@ -130,23 +143,31 @@ impl<'s> Notice<'s> {
         }
     }
 
-    /// Waits for an event or the bell; false if there was no event within `limit`, which is less
-    /// than a second.
-    fn sleep(&self, limit: Duration) -> Result<bool> {
+    /// Waits for an event or the bell, for less than a second.
+    fn sleep(&mut self, limit: Duration) -> Result<Woken> {
+        let newly_armed = self.events.as_mut().map(Events::arm).transpose();
+        match newly_armed {
+            Ok(Some(true)) => return Ok(Woken::NotYet),
+            Ok(_) => {}
+            // No watch left in this system: polled from now on, as from the beginning without.
+            Err(_) => self.events = None,
+        }
         let limit = if self.events.is_some() { limit } else { limit.min(NO_EVENTS_POLL) };
         let timeout = Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
         let bell = self.session.pin.bell();
         let mut fds = vec![PollFd::new(bell, PollFlags::IN)];
-        fds.extend(self.events.as_ref().map(|events| PollFd::new(events, PollFlags::IN)));
+        fds.extend(self.events.as_ref().map(|events| PollFd::new(&events.queue, PollFlags::IN)));
         match poll(&mut fds, Some(&timeout)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(false),
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Woken::InTime),
             Ok(_) => {}
             Err(error) => return Err(Error::from(std::io::Error::from(error)).context("poll")),
         }
+        let is_written = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        drop(fds);
         bell.stop();
-        match &self.events {
-            Some(events) if !fds[1].revents().is_empty() => drain(events).map(|()| true),
-            _ => Ok(false),
+        match &mut self.events {
+            Some(events) if is_written => events.drain().map(|()| Woken::Announced),
+            _ => Ok(Woken::InTime),
         }
     }
 }
@@ -160,26 +181,51 @@ fn pause(looking: Option<(Instant, Duration)>, now: Instant) -> Duration {
     }
 }
 
-fn watch(wal: &Path) -> Result<OwnedFd> {
-    fault::at("capture/events/open")?;
-    let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
-    let events = inotify::init(flags).map_err(std::io::Error::from).context(|| "inotify".into())?;
-    inotify::add_watch(&events, wal, inotify::WatchFlags::MODIFY)
-        .map_err(std::io::Error::from)
-        .context(|| format!("cannot watch {}", wal.display()))?;
-    Ok(events)
+/// The next write to the WAL, told once.
+struct Events {
+    queue: OwnedFd,
+    wal: PathBuf,
+    armed: bool,
 }
 
-/// Takes all waiting events; what they say is always the same.
-fn drain(events: &OwnedFd) -> Result<()> {
-    fault::at("capture/events/read").context(|| "inotify".into())?;
-    let mut buffer = [0u8; 4096];
-    loop {
-        match rustix::io::read(events, &mut buffer) {
-            Ok(0) => return Err(Error::new(ErrorKind::Io, "inotify ended")),
-            Ok(_) => {}
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(()),
-            Err(error) => return Err(Error::from(std::io::Error::from(error)).context("inotify")),
+impl Events {
+    fn new(wal: &Path) -> Result<Events> {
+        fault::at("capture/events/open")?;
+        let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
+        let queue = inotify::init(flags).map_err(std::io::Error::from);
+        let queue = queue.context(|| "inotify".into())?;
+        let mut events = Events { queue, wal: wal.to_owned(), armed: false };
+        events.arm()?;
+        Ok(events)
+    }
+
+    /// Asks for the next write's event. False: it was asked for before, and not told yet.
+    fn arm(&mut self) -> Result<bool> {
+        if self.armed {
+            return Ok(false);
+        }
+        let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::ONESHOT;
+        inotify::add_watch(&self.queue, &self.wal, flags)
+            .map_err(std::io::Error::from)
+            .context(|| format!("cannot watch {}", self.wal.display()))?;
+        self.armed = true;
+        Ok(true)
+    }
+
+    /// Takes all waiting events; what they say is always the same.
+    fn drain(&mut self) -> Result<()> {
+        fault::at("capture/events/read").context(|| "inotify".into())?;
+        self.armed = false;
+        let mut buffer = [0u8; 4096];
+        loop {
+            match rustix::io::read(&self.queue, &mut buffer) {
+                Ok(0) => return Err(Error::new(ErrorKind::Io, "inotify ended")),
+                Ok(_) => {}
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(()),
+                Err(error) => {
+                    return Err(Error::from(std::io::Error::from(error)).context("inotify"));
+                }
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ mod followers;
 mod slow;
 #[path = "../../benches/load/usage.rs"]
 mod usage;
+mod watch;
 
 use std::time::Duration;
 
