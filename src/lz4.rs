@@ -11,8 +11,9 @@
 //! | 4       | end mark: a length of 0                                                           |
 //! | 0 or 4  | xxHash32 of the content, little-endian                                            |
 //!
-//! Written here: independent blocks of up to 4 MiB, either all stored (for a peer nearby, and the
-//! bytes carry checksums of their own) or compressed with content size and checksum. Read here: any
+//! Written here: independent blocks of up to 4 MiB, either all stored, without a checksum (for a
+//! peer nearby or a file that is soon gone, and the bytes carry checksums of their own), or
+//! compressed with content size and checksum. Read here: any
 //! frame without a dictionary. A frame counts as whole if and only if its end mark has been seen,
 //! its sizes and checksums agree, and nothing follows it.
 
@@ -35,6 +36,8 @@ const MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
 const BLOCK_SIZE: usize = 4 << 20;
 /// BD for [`BLOCK_SIZE`].
 const BLOCK_SIZE_CODE: u8 = 7 << 4;
+/// What is to be stored becomes a block of its own from this many bytes on, without being gathered.
+const STORED_ALONE: usize = 32 << 10;
 /// The top bit of a block's length: the block is stored as is.
 const STORED: u32 = 1 << 31;
 
@@ -118,8 +121,8 @@ pub fn compress(bytes: &[u8]) -> Result<Vec<u8>> {
 pub struct Encoder<W: Write> {
     writer: W,
     content_size: Option<u64>,
-    compresses: bool,
-    hasher: XxHash32,
+    /// Sums the content of compressed blocks; what is stored has checksums of its own.
+    hasher: Option<XxHash32>,
     written: u64,
     /// What is left of the content after whole blocks, less than one.
     pending: Vec<u8>,
@@ -129,8 +132,21 @@ pub struct Encoder<W: Write> {
 
 impl<W: Write> Encoder<W> {
     /// Begins a frame. A content size, in bytes, must be true in the end.
-    pub fn new(mut writer: W, content_size: Option<u64>) -> Result<Self> {
-        let mut flags = VERSION | INDEPENDENT | CONTENT_CHECKSUM;
+    pub fn new(writer: W, content_size: Option<u64>) -> Result<Self> {
+        Self::begin(writer, content_size, Some(XxHash32::with_seed(0)))
+    }
+
+    /// Begins a frame whose blocks are all stored: as fast as a copy. Nothing in it tells whether
+    /// the content is what was written.
+    pub fn stored(writer: W, content_size: Option<u64>) -> Result<Self> {
+        Self::begin(writer, content_size, None)
+    }
+
+    fn begin(mut writer: W, content_size: Option<u64>, hasher: Option<XxHash32>) -> Result<Self> {
+        let mut flags = VERSION | INDEPENDENT;
+        if hasher.is_some() {
+            flags |= CONTENT_CHECKSUM;
+        }
         let mut descriptor = vec![0, BLOCK_SIZE_CODE];
         if let Some(size) = content_size {
             flags |= CONTENT_SIZE;
@@ -143,23 +159,16 @@ impl<W: Write> Encoder<W> {
         Ok(Self {
             writer,
             content_size,
-            compresses: true,
-            hasher: XxHash32::with_seed(0),
+            hasher,
             written: 0,
             pending: Vec::new(),
             compressed: Vec::new(),
         })
     }
 
-    /// Begins a frame whose blocks are all stored: as fast as a copy and a checksum.
-    pub fn stored(writer: W, content_size: Option<u64>) -> Result<Self> {
-        Ok(Self { compresses: false, ..Self::new(writer, content_size)? })
-    }
-
     /// Ends the frame and gives the writer back.
     pub fn finish(mut self) -> Result<W> {
-        let last = std::mem::take(&mut self.pending);
-        self.block(&last)?;
+        self.gathered()?;
         if let Some(size) = self.content_size
             && size != self.written
         {
@@ -169,19 +178,30 @@ impl<W: Write> Encoder<W> {
             )));
         }
         self.writer.write_all(&[0; 4])?;
-        self.writer.write_all(&self.hasher.finish_32().to_le_bytes())?;
+        if let Some(hasher) = self.hasher {
+            self.writer.write_all(&hasher.finish_32().to_le_bytes())?;
+        }
         Ok(self.writer)
+    }
+
+    /// Writes what was gathered as a block.
+    fn gathered(&mut self) -> io::Result<()> {
+        let mut block = std::mem::take(&mut self.pending);
+        let written = self.block(&block);
+        block.clear();
+        self.pending = block;
+        written
     }
 
     fn block(&mut self, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.hasher.write(bytes);
         self.written += bytes.len() as u64;
-        if !self.compresses {
+        let Some(hasher) = &mut self.hasher else {
             return write_block(&mut self.writer, bytes, STORED);
-        }
+        };
+        hasher.write(bytes);
         let room = block::get_maximum_output_size(bytes.len());
         if self.compressed.len() < room {
             self.compressed.resize(room, 0);
@@ -197,17 +217,17 @@ impl<W: Write> Encoder<W> {
 
 impl<W: Write> Write for Encoder<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.pending.is_empty() && bytes.len() >= BLOCK_SIZE {
-            self.block(&bytes[..BLOCK_SIZE])?;
-            return Ok(BLOCK_SIZE);
+        let alone = if self.hasher.is_some() { BLOCK_SIZE } else { STORED_ALONE };
+        if bytes.len() >= alone && (self.pending.is_empty() || self.hasher.is_none()) {
+            self.gathered()?;
+            let block = &bytes[..bytes.len().min(BLOCK_SIZE)];
+            self.block(block)?;
+            return Ok(block.len());
         }
         let taken = bytes.len().min(BLOCK_SIZE - self.pending.len());
         self.pending.extend_from_slice(&bytes[..taken]);
         if self.pending.len() == BLOCK_SIZE {
-            let mut block = std::mem::take(&mut self.pending);
-            self.block(&block)?;
-            block.clear();
-            self.pending = block;
+            self.gathered()?;
         }
         Ok(taken)
     }

@@ -129,21 +129,17 @@ impl Log {
         let head = group.first().ok_or_else(Error::no_wal_segments)?;
         let path = self.layout.segment(head.pos);
         self.layout.create_dir(&self.layout.wal_index(head.pos.generation, head.pos.index))?;
-        let joined;
-        let raw: &[u8] = if let [only] = group {
-            &only.raw
-        } else {
-            joined = group.iter().map(|part| part.raw.as_slice()).collect::<Vec<_>>().concat();
-            &joined
-        };
-        let raw_size = u64::try_from(raw.len()).unwrap_or(u64::MAX);
+        let bytes: usize = group.iter().map(|part| part.raw.len()).sum();
+        let raw_size = u64::try_from(bytes).unwrap_or(u64::MAX);
         let (file, tmp) = self.layout.create_tmp(&path)?;
         let file = fault::Tap::new(file, "log/segment/write");
         let mut encoder = match pack {
             Pack::Compressed => lz4::Encoder::new(file, Some(raw_size)),
             Pack::Stored => lz4::Encoder::stored(file, Some(raw_size)),
         }?;
-        encoder.write_all(raw).context(|| format!("cannot write {}", tmp.display()))?;
+        for part in group {
+            encoder.write_all(&part.raw).context(|| format!("cannot write {}", tmp.display()))?;
+        }
         let file = encoder.finish()?.into_inner();
         let size = file.metadata().context(|| format!("cannot measure {}", tmp.display()))?.len();
         layout::publish(&file, &tmp, &path, false)?;
