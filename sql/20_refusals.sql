@@ -56,6 +56,10 @@ SELECT litestream_serve(':9090', '{"allow_anonymous": "yes"}');
 SELECT litestream_serve(':9090', '{"wait_ms": -1}');
 SELECT litestream_serve(':9090', '{"log_bytes": 1000}');
 SELECT litestream_serve(':9090', '{"schema": "aux"}');
+SELECT litestream_stop('{"schema": "aux"}');
+SELECT litestream_pos('main');
+SELECT litestream_sync(1000, '{"scheme": "main"}');
+SELECT litestream_promote('{"schema": 1}');
 SELECT litestream_follow('http://127.0.0.1:9090', '{"token": "x", "upstream": "y"}');
 SELECT litestream_follow('http://127.0.0.1:9090', '{"overwrite": 2}');
 

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -56,6 +58,66 @@ fn the_shell_quits_with_work_in_flight() {
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     let plain = Host::plain();
     assert_eq!(plain.open(folder.file("p.db")).int("SELECT count(*) FROM t"), 20_001);
+}
+
+/// One shell that serves, archives and follows; a peer that has asked for the stream and reads no
+/// more of the snapshot; a transaction just made: the shell quits, and nothing is lost.
+#[test]
+fn the_shell_quits_while_it_sends_and_receives_and_archives() {
+    let folder = Folder::new("shell-all");
+    let upstream = Host::app();
+    let other = upstream.open(folder.file("other.db"));
+    make_ledger(&other);
+    let other_url = serve(&other);
+    let load = json!({"path": folder.file("other.db"), "pause": 0.005});
+    let writer = upstream.work("ledger_writer", load);
+    let archive = folder.file("archive");
+    for round in 1..=2_i64 {
+        let mut shell = Shell::start(&folder.file("p.db"));
+        let library = library().with_extension("");
+        assert_eq!(shell.ask(&format!(".load {}", library.display())), "", "loaded twice");
+        shell.ask("CREATE TABLE IF NOT EXISTS t(x);");
+        let numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2500)";
+        assert_eq!(
+            shell.ask(&format!("{numbers} INSERT INTO t SELECT randomblob(3000) FROM n;")),
+            ""
+        );
+        let url = shell.ask("SELECT litestream_serve('127.0.0.1:0');");
+        let address = url.strip_prefix("http://").unwrap_or_else(|| panic!("{url}"));
+        shell.ask(&format!("SELECT litestream_replicate('file://{}');", archive.display()));
+        shell.ask(".connection 1");
+        shell.ask(&format!(".open {}", folder.file("r.db").display()));
+        shell.ask(&format!(".load {}", library.display()));
+        let reached = shell.ask(&format!("SELECT litestream_follow('{other_url}');"));
+        assert!(reached.contains('/'), "{reached}");
+        shell.ask(".connection 0");
+        let mut stalled = TcpStream::connect(address).unwrap();
+        stalled.write_all(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        stalled.read_exact(&mut [0; 64 << 10]).unwrap();
+        shell.say(&format!("{numbers} INSERT INTO t SELECT randomblob(3000) FROM n;"));
+        let begin = Instant::now();
+        assert_eq!(shell.quit().code(), Some(0));
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        let plain = Host::plain();
+        let db = plain.open(folder.file("p.db"));
+        assert_eq!(db.int("SELECT count(*) FROM t"), round * 5000);
+        assert_eq!(db.text("PRAGMA integrity_check"), "ok");
+    }
+    writer.finish();
+    // All of it goes on where it was.
+    let (host, follower) = (Host::app(), Host::app());
+    let (db, replica) = (host.open(folder.file("p.db")), host.open(folder.file("r.db")));
+    let copy = follower.open(folder.file("copy.db"));
+    follow(&copy, &serve(&db));
+    db.text(&format!("SELECT litestream_replicate('file://{}')", archive.display()));
+    follow(&replica, &other_url);
+    assert_same(&db, &copy);
+    assert_same(&other, &replica);
+    db.text("SELECT litestream_sync()");
+    let restored = folder.file("restored.db");
+    let restore = format!("'file://{}', '{}'", archive.display(), restored.display());
+    db.text(&format!("SELECT litestream_restore({restore})"));
+    assert_eq!(host.open_plain(&restored).content(), db.content());
 }
 
 #[test]
@@ -217,6 +279,28 @@ fn an_attached_database_is_meant_by_its_schema() {
     let replica = host.open(folder.file("r.db"));
     follow(&replica, &url);
     assert_eq!(replica.int("SELECT x FROM t"), 42);
+    // `main` is neither primary nor replica: who forgets to name the other one is told.
+    let of_aux = json!({"schema": "aux"});
+    let refused = db.fails("SELECT litestream_sync()");
+    assert!(refused.contains("main.db is not served or archived"), "{refused}");
+    assert_eq!(db.value("SELECT litestream_pos()"), Value::Null);
+    let pos = db.text(&format!("SELECT litestream_pos('{of_aux}')"));
+    assert_eq!(db.text(&format!("SELECT litestream_sync('{of_aux}')")), pos);
+    assert_eq!(db.text(&format!("SELECT litestream_sync(9000, '{of_aux}')")), pos);
+    db.text(&format!("SELECT litestream_snapshot('{of_aux}')"));
+    db.text(&format!("SELECT litestream_checkpoint('{of_aux}')"));
+    db.text(&format!("SELECT litestream_checkpoint('FULL', '{of_aux}')"));
+    assert_eq!(db.int(&format!("SELECT litestream_wait_followers(1, '{of_aux}')")), 1);
+    let attached = host.open(":memory:");
+    attached.run(&format!("ATTACH '{}' AS aux", folder.file("r.db").display())).unwrap();
+    assert_eq!(attached.int(&format!("SELECT litestream_wait('{pos}', '{of_aux}')")), 1);
+    assert_eq!(attached.int(&format!("SELECT litestream_wait('{pos}', 9, '{of_aux}')")), 1);
+    assert!(attached.value(&format!("SELECT litestream_lag('{of_aux}')")).is_f64());
+    attached.text(&format!("SELECT litestream_promote('{of_aux}')"));
+    attached.run("INSERT INTO aux.t VALUES (43)").unwrap();
+    assert_eq!(db.int("SELECT litestream_stop()"), 0);
+    assert_eq!(db.int(&format!("SELECT litestream_stop('follow', '{of_aux}')")), 0);
+    assert_eq!(db.int(&format!("SELECT litestream_stop('{of_aux}')")), 1);
 }
 
 /// Paths a user may have: spaces, quotes, percent signs, more than ASCII, symbolic links.

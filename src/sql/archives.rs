@@ -316,7 +316,7 @@ impl Wanted {
         if self.archive.is_some() || !self.wants(LOCAL) {
             return Ok(None);
         }
-        let Some(path) = known_path(caller)? else { return Ok(None) };
+        let Some(path) = known_path(caller, "main")? else { return Ok(None) };
         let capture = databases::find(&path).and_then(|database| database.capture());
         Ok(capture.map(|capture| Arc::clone(capture.log())))
     }
@@ -326,7 +326,7 @@ impl Wanted {
         let named = self.archive.iter().map(|(url, options)| (url.clone(), options.clone()));
         let mut archives: Vec<(String, ArchiveOptions)> = named.collect();
         let is_named = !archives.is_empty();
-        if !is_named && let Some(path) = known_path(caller)? {
+        if !is_named && let Some(path) = known_path(caller, "main")? {
             archives = databases::find(&path).map_or_else(Vec::new, |found| found.archives());
         }
         archives.retain(|(url, _)| self.wants(url));

@@ -1,4 +1,5 @@
-//! `litestream_follow(url [, options])`, `litestream_promote()`, `litestream_lag()`.
+//! `litestream_follow(url [, options])`, `litestream_promote([options])`,
+//! `litestream_lag([options])`.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::options::Options;
 use crate::registry;
 use crate::token::Token;
 
-use super::target::{Target, main_path, wait_ms};
+use super::target::{Target, Which, wait_ms};
 
 /// How often an archive may be looked at.
 const POLL_MIN: Duration = Duration::from_millis(50);
@@ -85,14 +86,15 @@ fn out_of_place(url: &str, options: &Options) -> Option<Error> {
     })
 }
 
-pub(super) fn promote(caller: &Caller, _: &Args) -> Result<Answer> {
-    let reached = databases::promote(&main_path(caller)?, &caller.vfs("main")?)?;
+pub(super) fn promote(caller: &Caller, args: &Args) -> Result<Answer> {
+    let which = Which::only(args)?;
+    let reached = databases::promote(&which.path(caller)?, &which.vfs(caller)?)?;
     Ok(Answer::from(reached.map(|pos| pos.to_string())))
 }
 
-pub(super) fn lag(caller: &Caller, _: &Args) -> Result<Answer> {
+pub(super) fn lag(caller: &Caller, args: &Args) -> Result<Answer> {
     registry::check_fork()?;
-    let database = databases::find(&main_path(caller)?);
+    let database = databases::find(&Which::only(args)?.path(caller)?);
     let follower = database.and_then(|database| database.follower());
     Ok(Answer::from(follower.map(|follower| follower.lag())))
 }

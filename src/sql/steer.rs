@@ -1,5 +1,6 @@
 //! Steering: positions, waiting, syncing, snapshots, checkpoints, stopping.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::info::CheckpointMode;
 use crate::pos::Pos;
 use crate::registry;
 
-use super::target::{WAIT_MS_MAX, known_path, main_path};
+use super::target::{WAIT_MS_MAX, Which};
 
 /// Default timeout of `litestream_wait` and `litestream_wait_followers`, in milliseconds.
 const TIMEOUT_MS: u64 = 5000;
@@ -23,22 +24,23 @@ const LONG_WAIT: Duration = Duration::from_secs(600);
 /// The most followers one can wait for.
 const FOLLOWERS_MAX: i64 = 1_000_000;
 
-fn capture(caller: &Caller) -> Result<Arc<Capture>> {
+fn capture(path: &Path) -> Result<Arc<Capture>> {
     registry::check_fork()?;
-    databases::captured(&main_path(caller)?).map(|(_, capture)| capture)
+    databases::captured(path).map(|(_, capture)| capture)
 }
 
-pub(super) fn pos(caller: &Caller, _: &Args) -> Result<Answer> {
-    let Some(path) = known_path(caller)? else { return Ok(Answer::Null) };
+pub(super) fn pos(caller: &Caller, args: &Args) -> Result<Answer> {
+    let Some(path) = Which::only(args)?.known_path(caller)? else { return Ok(Answer::Null) };
     Ok(Answer::from(databases::position(&path)?.map(|pos| pos.to_string())))
 }
 
 pub(super) fn wait(caller: &Caller, args: &Args) -> Result<Answer> {
     let text = args.text_required(0, "a position")?;
     let pos: Pos = text.parse()?;
-    let wait = timeout(args)?;
+    let which = Which::of(args, 1)?;
+    let wait = timeout(args, &which)?;
     registry::check_fork()?;
-    let path = main_path(caller)?;
+    let path = which.path(caller)?;
     let reached = databases::wait_for(&path, pos, wait, &|| caller.interrupted())?;
     Ok(Answer::Integer(i64::from(reached)))
 }
@@ -48,9 +50,11 @@ pub(super) fn wait_followers(caller: &Caller, args: &Args) -> Result<Answer> {
     let wanted = wanted.and_then(|wanted| usize::try_from(wanted).ok()).ok_or_else(|| {
         Error::usage(format!("argument 1: expected how many followers, 0 to {FOLLOWERS_MAX}"))
     })?;
-    let mut left = timeout(args)?;
-    let pos = capture(caller)?.position()?;
-    let served = databases::find(&main_path(caller)?).and_then(|found| found.served_here());
+    let which = Which::of(args, 1)?;
+    let mut left = timeout(args, &which)?;
+    let path = which.path(caller)?;
+    let pos = capture(&path)?.position()?;
+    let served = databases::find(&path).and_then(|found| found.served_here());
     let served = served.ok_or_else(|| Error::new(ErrorKind::Stopped, "serving has stopped"))?;
     loop {
         let slice = left.min(Duration::from_millis(50));
@@ -66,8 +70,8 @@ pub(super) fn wait_followers(caller: &Caller, args: &Args) -> Result<Answer> {
 }
 
 /// The second argument: milliseconds, 5000 if left out.
-fn timeout(args: &Args) -> Result<Duration> {
-    if args.len() < 2 {
+fn timeout(args: &Args, which: &Which) -> Result<Duration> {
+    if which.given < 2 {
         return Ok(Duration::from_millis(TIMEOUT_MS));
     }
     milliseconds(args, 1)
@@ -86,11 +90,12 @@ fn milliseconds(args: &Args, at: usize) -> Result<Duration> {
 
 pub(super) fn sync(caller: &Caller, args: &Args) -> Result<Answer> {
     registry::check_fork()?;
-    let wait = match args.len() {
+    let which = Which::of(args, 0)?;
+    let wait = match which.given {
         0 => SYNC_WAIT,
         _ => milliseconds(args, 0)?,
     };
-    let pos = databases::sync(&main_path(caller)?, wait, &|| caller.interrupted())?;
+    let pos = databases::sync(&which.path(caller)?, wait, &|| caller.interrupted())?;
     Ok(Answer::from(pos.to_string()))
 }
 
@@ -98,25 +103,28 @@ fn patience(interrupted: &dyn Fn() -> bool) -> Patience<'_> {
     Patience { wait: LONG_WAIT, interrupted }
 }
 
-pub(super) fn snapshot(caller: &Caller, _: &Args) -> Result<Answer> {
+pub(super) fn snapshot(caller: &Caller, args: &Args) -> Result<Answer> {
     registry::check_fork()?;
-    let path = main_path(caller)?;
+    let path = Which::only(args)?.path(caller)?;
     let pos = databases::snapshot(&path, &patience(&|| caller.interrupted()))?;
     Ok(Answer::from(pos.to_string()))
 }
 
 pub(super) fn checkpoint(caller: &Caller, args: &Args) -> Result<Answer> {
-    let mode = match args.len() {
+    let which = Which::of(args, 0)?;
+    let mode = match which.given {
         0 => CheckpointMode::Passive,
         _ => args.text_required(0, "PASSIVE, FULL, RESTART or TRUNCATE")?.parse()?,
     };
-    let done = capture(caller)?.checkpoint(mode, &patience(&|| caller.interrupted()))?;
+    let capture = capture(&which.path(caller)?)?;
+    let done = capture.checkpoint(mode, &patience(&|| caller.interrupted()))?;
     let busy = i32::from(done.busy);
     Ok(Answer::Text(format!("[{busy},{},{}]", done.log, done.checkpointed)))
 }
 
 pub(super) fn stop(caller: &Caller, args: &Args) -> Result<Answer> {
-    let what = match args.len() {
+    let which = Which::of(args, 0)?;
+    let what = match which.given {
         0 => What::All,
         _ => match args.text_required(0, "'serve', 'follow' or 'replicate'")? {
             "serve" => What::Serve,
@@ -131,7 +139,7 @@ pub(super) fn stop(caller: &Caller, args: &Args) -> Result<Answer> {
         },
     };
     registry::check_fork()?;
-    let stopped = databases::stop(&main_path(caller)?, what)?;
+    let stopped = databases::stop(&which.path(caller)?, what)?;
     Ok(Answer::Integer(i64::try_from(stopped).unwrap_or(i64::MAX)))
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::api;
 use crate::host::caller::Caller;
+use crate::host::function::Args;
 use crate::options::Options;
 
 /// A day: the longest any call may be told to wait, in milliseconds.
@@ -21,14 +22,55 @@ pub(super) struct Target {
     pub(super) vfs: String,
 }
 
-/// The canonical path of the calling connection's `main` database.
-pub(super) fn main_path(caller: &Caller) -> Result<PathBuf> {
-    path_of(caller, "main")
+/// Which database a call is about that has options for nothing else: they are its last argument, a
+/// JSON object, and may be left out.
+pub(super) struct Which {
+    schema: String,
+    /// How many arguments there are without them.
+    pub(super) given: usize,
 }
 
-/// The same for those who only look: `None` if there is no file behind `main`.
-pub(super) fn known_path(caller: &Caller) -> Result<Option<PathBuf>> {
-    Ok(caller.filename("main")?.and_then(|path| std::fs::canonicalize(path).ok()))
+impl Which {
+    /// Of a call whose first `required` arguments cannot be options.
+    pub(super) fn of(args: &Args, required: usize) -> Result<Which> {
+        let last = args.len().checked_sub(1).filter(|last| *last >= required);
+        let text = last.and_then(|last| args.text(last).ok().flatten());
+        let object = text.filter(|text| text.trim_start().starts_with('{'));
+        let given = args.len() - usize::from(object.is_some());
+        Ok(Which { schema: schema_of(object)?, given })
+    }
+
+    /// Of a call that takes nothing but options.
+    pub(super) fn only(args: &Args) -> Result<Which> {
+        Ok(Which { schema: schema_of(args.text(0)?)?, given: 0 })
+    }
+
+    /// The database's canonical path.
+    pub(super) fn path(&self, caller: &Caller) -> Result<PathBuf> {
+        path_of(caller, &self.schema)
+    }
+
+    /// The same for those who only look: `None` if there is no file behind it.
+    pub(super) fn known_path(&self, caller: &Caller) -> Result<Option<PathBuf>> {
+        known_path(caller, &self.schema)
+    }
+
+    /// The VFS of the calling connection.
+    pub(super) fn vfs(&self, caller: &Caller) -> Result<String> {
+        caller.vfs(&self.schema)
+    }
+}
+
+/// The canonical path of a connection's database; `None` if there is no file behind it.
+pub(super) fn known_path(caller: &Caller, schema: &str) -> Result<Option<PathBuf>> {
+    Ok(caller.filename(schema)?.and_then(|path| std::fs::canonicalize(path).ok()))
+}
+
+fn schema_of(text: Option<&str>) -> Result<String> {
+    let mut options = Options::parse(text)?;
+    let schema = options.opt_str("schema")?;
+    options.finish()?;
+    Ok(schema.unwrap_or_else(|| "main".to_owned()))
 }
 
 /// The canonical path of the database `options` name (`"schema"`, default `main`).
