@@ -34,8 +34,14 @@ test-oldest: setup  ## the tests of replication with the oldest SQLite that may 
 		--test concurrency --test crash --test fault --test follow --test follow_archive \
 		--test guest --test hostile --test pages --test replicate --test restore
 
-test-netns: setup  ## replicas over a link of the kernel's: root, iproute2; NETEM=no without netem
+test-netns:  ## replicas over a link of the kernel's: as root; NETEM=no without netem
+	@scripts/setup netns
 	cargo test --locked --test netns -- --nocapture
+
+test-node: build  ## Node.js as host, with better-sqlite3, which is compiled for it
+	@scripts/setup node
+	NODE_PATH="$(CURDIR)/.venv/better-sqlite3-11.10.0/node_modules" EXTENSION="$(CURDIR)/$(LIBRARY)" \
+		node --test tests/node/
 
 soak: setup  ## the long form of every test; SEED=n repeats a run
 	SOAK=1 cargo test --locked --release -- --nocapture
@@ -85,4 +91,4 @@ clean:  ## remove what was built and what setup put in .venv/
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-.PHONY: build demo test test-netns check test-sql update-expected test-oldest soak audit fuzz valgrind asan bench fmt lint doc setup install clean help load
+.PHONY: build demo test test-netns test-node check test-sql update-expected test-oldest soak audit fuzz valgrind asan bench fmt lint doc setup install clean help load

@@ -209,6 +209,20 @@ fn prefork(path: &Path, address: &str, autocheckpoint: &str) -> Web {
     })
 }
 
+/// gunicorn, which people use, with the same application.
+fn gunicorn(path: &Path, address: &str) -> Web {
+    let module = servers::tool("gunicorn", "gunicorn/__init__.py");
+    let port = free_port();
+    let mut server = Command::new(python());
+    server.env("PYTHONPATH", module.ancestors().nth(2).unwrap()).args(["-B", "-m", "gunicorn"]);
+    // It calls a worker that is killed an error.
+    server.args(["--log-level", "critical", "--workers", &WORKERS.to_string()]);
+    server.args(["--bind", &format!("127.0.0.1:{port}")]);
+    server.args(["--chdir", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/py"), "webapp:app"]);
+    environment(&mut server, path, address, "0");
+    Web::start(server, |_| port)
+}
+
 /// So few rows that nobody checkpoints: nothing could make the WAL start over while nobody serves,
 /// so the history goes on.
 #[test]
@@ -218,6 +232,14 @@ fn the_next_worker_goes_on_where_the_killed_one_was() {
         prefork(path, address, "0")
     });
     // SQLite writes about four pages for a row, and a checkpoint is due at a thousand.
+    let parted = &outcome.parted;
+    assert!(outcome.snapshots == 1 || outcome.answered > 200, "started over: {parted:?}");
+}
+
+#[test]
+fn gunicorns_workers_take_over_from_each_other() {
+    let pause = Duration::from_millis(60);
+    let outcome = kill_the_serving_worker("gunicorn", scaled(5, 60), pause, gunicorn);
     let parted = &outcome.parted;
     assert!(outcome.snapshots == 1 || outcome.answered > 200, "started over: {parted:?}");
 }
