@@ -171,8 +171,8 @@ impl Scanner {
         let wanted = (header.max_frame - self.frame).min(room);
         let len = frame_size * usize::try_from(wanted).unwrap_or(0);
 
-        let mut raw = vec![0; len];
-        self.read_exact_at(&mut raw, self.tip.pos.offset.get())?;
+        let mut raw = Vec::with_capacity(len);
+        self.read_more_at(&mut raw, len, self.tip.pos.offset.get())?;
 
         let scan = wal::scan(chain, &raw);
         if scan.frames != wanted {
@@ -191,6 +191,23 @@ impl Scanner {
         self.tip = Tip { pos: end, chain: Some(chain) };
         self.frame += taken;
         Ok(scan.commits)
+    }
+
+    /// Fills an empty buffer that nobody has to zero before.
+    fn read_more_at(&self, buffer: &mut Vec<u8>, len: usize, offset: u64) -> Result<()> {
+        let what = || format!("cannot read {len} bytes of the WAL at {offset}");
+        fault::at("capture/wal/read").context(what)?;
+        while buffer.len() < len {
+            let at = offset + u64::try_from(buffer.len()).unwrap_or(u64::MAX);
+            match rustix::io::pread(&self.wal, rustix::buffer::spare_capacity(buffer), at) {
+                Ok(0) => return Err(Error::new(ErrorKind::Io, "it is shorter")).context(what),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(std::io::Error::from(error)).context(what),
+            }
+        }
+        // A buffer may have more room than was asked for.
+        buffer.truncate(len);
+        Ok(())
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
