@@ -7,7 +7,9 @@
 //!    +--> Answering           +--> leaves as a stream           +--> Draining --> closed
 //! ```
 //!
-//! Every state has a deadline, every buffer a bound. Draining reads what the client may still be
+//! Every state has a deadline, every buffer a bound. A whole request has one deadline, from accept
+//! (or, on a connection that is used again, from its first byte) to its last byte: handshake, head
+//! and body share it. Draining reads what the client may still be
 //! sending, so that the kernel does not take the answer back.
 
 use std::io::{self, IoSlice, Read};
@@ -42,6 +44,8 @@ pub(crate) struct Conn {
     peer: Peer,
     state: State,
     deadline: Instant,
+    /// Whether `deadline` is that of a request, and not that of a pause between two.
+    is_timed: bool,
     /// What the client has sent and nobody has used.
     inbox: Vec<u8>,
     /// The head at the start of `inbox` and its length, while its body is awaited.
@@ -79,7 +83,7 @@ pub(crate) enum Next {
 impl Conn {
     pub(crate) fn new(id: u64, channel: Channel, peer: Peer, deadline: Instant) -> Self {
         let (inbox, head) = (Vec::new(), None);
-        Conn { id, channel, peer, state: State::Reading, deadline, inbox, head }
+        Conn { id, channel, peer, state: State::Reading, deadline, is_timed: true, inbox, head }
     }
 
     /// When it must have got on, at the latest.
@@ -155,7 +159,7 @@ impl Conn {
         match self.channel.receive(&mut buffer) {
             Ok(0) => return Next::Close,
             Ok(n) => {
-                if self.inbox.is_empty() {
+                if !std::mem::replace(&mut self.is_timed, true) {
                     self.deadline = now + limits.head;
                 }
                 self.inbox.extend_from_slice(buffer.get(..n).unwrap_or_default());
@@ -182,7 +186,6 @@ impl Conn {
                         let _ =
                             self.channel.send(&[IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n")]);
                     }
-                    self.deadline = now + limits.head;
                     self.head = Some((head, len));
                 }
                 Err(reply) => return self.refuse(&reply, hub, limits, now),
@@ -285,6 +288,7 @@ impl Conn {
             return self.drain();
         }
         self.state = State::Reading;
+        self.is_timed = !self.inbox.is_empty();
         if self.inbox.is_empty() {
             self.inbox.shrink_to(READ_BYTES);
             self.deadline = now + limits.idle;

@@ -15,7 +15,7 @@ const CONNECTIONS_MIN: usize = 16;
 pub(crate) struct Limits {
     /// Connections at once, streams included.
     pub(crate) connections: usize,
-    /// From the first byte of a request (or from accept) to its last.
+    /// From accept (or, between two requests, from the first byte) to a request's last byte.
     pub(crate) head: Duration,
     /// Between two requests.
     pub(crate) idle: Duration,

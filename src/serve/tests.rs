@@ -85,6 +85,21 @@ fn identity(folder: &std::path::Path) -> Identity {
     Identity::load(&files).unwrap()
 }
 
+/// A client that trusts the certificate in this folder.
+fn client(folder: &std::path::Path) -> rustls::ClientConnection {
+    use rustls::pki_types::pem::PemObject;
+    let cert = rustls::pki_types::CertificateDer::from_pem_file(folder.join("cert.pem")).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    rustls::ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap()
+}
+
 fn read_all(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
@@ -123,6 +138,50 @@ fn half_a_request_is_given_up() {
     }
     assert!(trickle.elapsed() < Duration::from_secs(4));
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+/// Handshake, head and body once had a deadline each, so that a client who took each in turn held
+/// its place for three times as long.
+#[test]
+fn a_request_in_steps_has_one_deadline() {
+    let short = Duration::from_secs(1);
+    let step = short * 3 / 5;
+    let running = Running::new("steps", Limits { head: short, ..Limits::default() }, 512);
+    let mut slow = running.connect();
+    std::thread::sleep(step);
+    slow.write_all(b"POST /ack HTTP/1.1\r\nContent-Length: 1\r\n\r\n").unwrap();
+    std::thread::sleep(step);
+    let _hung_up_already = slow.write_all(b"x");
+    let answer = read_all(&mut slow);
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    // A connection that is used again has all of the time for each request.
+    let mut again = running.connect();
+    for _ in 0..3 {
+        std::thread::sleep(step);
+        again.write_all(b"HEAD /nothing HTTP/1.1\r\n\r\n").unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            again.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 404 "));
+    }
+
+    let running =
+        Running::over("steps-tls", Limits { head: short, ..Limits::default() }, 512, true);
+    let mut socket = running.connect();
+    let mut client = client(&running.folder);
+    std::thread::sleep(step);
+    // On a busy machine it may have been given up already.
+    let mut stream = rustls::Stream::new(&mut client, &mut socket);
+    let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\n");
+    std::thread::sleep(step);
+    let _ = stream.write_all(b"Connection: close\r\n\r\n");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(!answer.contains("200 OK"), "{answer}");
 }
 
 /// What comes before a TLS handshake is over is bounded as what comes before a request is.
@@ -310,14 +369,7 @@ fn a_greeting_that_does_not_fit_is_sent_when_there_is_room() {
     let mut channel = channel::Channel::new(here, Some(identity.begin(Instant::now()).unwrap()));
     let mut look = || channel.receive(&mut [0; 1024]).unwrap_err().kind();
 
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    let name = "localhost".try_into().unwrap();
-    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut client = client(&folder);
     client.write_tls(&mut there).unwrap();
     assert_eq!(look(), Io::WouldBlock);
     there.read_exact(&mut before).unwrap();
