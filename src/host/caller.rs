@@ -86,6 +86,11 @@ impl Caller<'_> {
         self.handle.query_i64(sql)
     }
 
+    /// The first `columns` columns of every row, as text; what is NULL is empty.
+    pub fn query_rows(&self, sql: &str, columns: u8) -> Result<Vec<Vec<String>>> {
+        self.handle.query_rows(sql, columns)
+    }
+
     /// Runs every statement of `sql` to its end; rows are dropped.
     pub fn execute(&self, sql: &str) -> Result<()> {
         self.handle.execute(sql)

@@ -80,6 +80,18 @@ impl Handle {
         value.ok_or_else(|| Error::new(ErrorKind::Bug, format!("no value from: {sql}")))
     }
 
+    /// The first `columns` columns of every row, as text; what is NULL is empty.
+    pub fn query_rows(self, sql: &str, columns: u8) -> Result<Vec<Vec<String>>> {
+        let text = c_text(sql)?;
+        let mut rows = Vec::new();
+        let Some(mut statement) = self.prepare(&text)?.0 else { return Ok(rows) };
+        while statement.step()? {
+            let text = |column| statement.text_at(column).unwrap_or_default();
+            rows.push((0..columns).map(text).collect());
+        }
+        Ok(rows)
+    }
+
     fn query<T>(self, sql: &str, read: impl Fn(&Statement) -> Option<T>) -> Result<Option<T>> {
         let text = c_text(sql)?;
         let Some(mut statement) = self.prepare(&text)?.0 else { return Ok(None) };
@@ -162,10 +174,15 @@ impl Statement {
     }
 
     fn text(&self) -> Option<String> {
-        // SAFETY: called with a row at hand; column 0 exists.
-        let text = unsafe { (self.handle.api.column_text)(self.raw, 0) };
+        self.text_at(0)
+    }
+
+    fn text_at(&self, column: u8) -> Option<String> {
+        let column = c_int::from(column);
+        // SAFETY: called with a row at hand; a column that does not exist is NULL.
+        let text = unsafe { (self.handle.api.column_text)(self.raw, column) };
         // SAFETY: as above; asked after the text, so it counts that text's bytes.
-        let length = unsafe { (self.handle.api.column_bytes)(self.raw, 0) };
+        let length = unsafe { (self.handle.api.column_bytes)(self.raw, column) };
         if text.is_null() {
             return None;
         }

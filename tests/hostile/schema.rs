@@ -61,12 +61,12 @@ const TRAPS: [Trap; 7] = [
     },
 ];
 
-fn calls() -> Vec<String> {
+fn calls(folder: &Folder) -> Vec<String> {
     let functions = [
         "litestream_serve('127.0.0.1:0')",
         "litestream_follow('http://127.0.0.1:1')",
-        "litestream_replicate('file:///tmp/trap')",
-        "litestream_restore('file:///tmp/trap', '/tmp/trap.db')",
+        "litestream_replicate('file://{folder}/trap')",
+        "litestream_restore('file://{folder}/trap', '{folder}/loot.db')",
         "litestream_stop()",
         "litestream_promote()",
         "litestream_run()",
@@ -81,7 +81,21 @@ fn calls() -> Vec<String> {
         "litestream_version()",
         "litestream_verify()",
     ];
-    functions.map(str::to_owned).to_vec()
+    let here = folder.file("");
+    let here = here.to_str().unwrap().trim_end_matches('/');
+    functions.map(|call| call.replace("{folder}", here)).to_vec()
+}
+
+/// No function that has effects, or tells something, is forgotten.
+fn assert_tried(db: &Db, attempts: &[String]) {
+    let sql = "SELECT DISTINCT name FROM pragma_function_list WHERE name LIKE 'litestream%'
+        AND name <> 'litestream_pos_compare'";
+    let rows = db.rows(sql);
+    assert!(!rows.is_empty());
+    for row in rows {
+        let start = format!("{}(", row[0].as_str().unwrap());
+        assert!(attempts.iter().any(|call| call.starts_with(&start)), "{start}...) is not tried");
+    }
 }
 
 fn tables(db: &Db) -> Vec<String> {
@@ -109,7 +123,8 @@ fn no_schema_gets_at_a_function_or_a_table() {
         serve(&app);
         let tables = tables(&app);
         assert_eq!(tables.len(), 7, "{tables:?}");
-        let mut attempts = calls();
+        let mut attempts = calls(&folder);
+        assert_tried(&app, &attempts);
         attempts
             .extend(tables.iter().map(|name| format!("(SELECT group_concat(rowid) FROM {name})")));
         attempts.push("(SELECT message FROM litestream_log)".to_owned());
@@ -159,4 +174,42 @@ fn forge(host: &Host, path: &Path, trap: &Trap, attempt: &str) {
         db.send_with(sql, values).outcome(DEADLINE).unwrap();
     }
     db.close();
+}
+
+/// What the application has of its own, in TEMP or in a literal, once opened the same function to
+/// every schema; and so did a function `lower` of its own.
+#[test]
+fn what_the_application_has_opens_nothing_to_a_schema() {
+    let folder = Folder::new("schema-own");
+    let call = "litestream_debug()";
+    let mut hosts = vec![Host::app()];
+    hosts.extend(other_versions().iter().map(|module| Host::of(module, true)));
+    for (number, host) in hosts.iter().enumerate() {
+        let path = folder.file(&format!("trap{number}.db"));
+        let trap = TRAPS.iter().find(|trap| trap.name == "a constraint").unwrap();
+        forge(host, &path, trap, call);
+        let victim = host.open_plain(&path);
+        let _ = victim.run("SELECT count(*) FROM t");
+        victim.load();
+        let version = host.version();
+        victim.script(
+            "CREATE TEMP VIEW mine AS SELECT litestream_debug() AS fact;
+             CREATE TEMP VIEW theirs AS SELECT * FROM mine;
+             CREATE TEMP TABLE notes AS SELECT 'litestream_debug() is a function' AS note",
+        );
+        for act in [
+            "INSERT INTO trap VALUES (1)",
+            "INSERT INTO trap VALUES ('litestream_debug()')",
+            "INSERT INTO trap SELECT 1 -- litestream_debug() and mine",
+            "INSERT INTO trap SELECT 1 AS litestream_debugger",
+        ] {
+            let outcome = victim.run(act);
+            let error = outcome.map_or_else(|error| error, |_| "it ran".into());
+            assert!(is_refused(&error), "{version}: {act}: {error}");
+        }
+        for own in ["mine", "theirs", "temp.\"MINE\""] {
+            assert!(victim.text(&format!("SELECT fact FROM {own}")).contains("v0"), "{version}");
+        }
+        victim.close();
+    }
 }
