@@ -14,8 +14,10 @@
 //!
 //! Whoever has the recipients can make objects; an archive's truth rests on who may write there.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use age::stream::{StreamReader, StreamWriter};
 use age::x25519::{Identity, Recipient};
@@ -28,6 +30,10 @@ use crate::files::read_small_file;
 
 /// What every encrypted object begins with.
 const MAGIC: &[u8] = b"age-encryption.org/v1";
+/// The header of an encrypted object is not longer: that of five hundred recipients.
+const HEADER_BYTES_MAX: u64 = 64 << 10;
+/// Read at once.
+const BUFFER_BYTES: usize = 16 << 10;
 /// A file of keys is not longer.
 const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
 
@@ -113,10 +119,36 @@ impl Keys {
             let text = "it is encrypted: pass the secret key in the option \"age_identities\"";
             return Err(Error::new(ErrorKind::Refused, text));
         }
-        let decryptor = Decryptor::new(object).map_err(|error| refused(&error))?;
+        let left = Arc::new(AtomicU64::new(HEADER_BYTES_MAX));
+        let object = Limited { object, left: Arc::clone(&left) };
+        let object = BufReader::with_capacity(BUFFER_BYTES, object);
+        let decryptor = Decryptor::new_buffered(object).map_err(|error| refused(&error))?;
+        left.store(u64::MAX, Ordering::Relaxed);
         let identities = self.identities.iter().map(|key| key as &dyn age::Identity);
         let stream = decryptor.decrypt(identities).map_err(|error| refused(&error))?;
         Ok((Box::new(Decrypted(stream)), true))
+    }
+}
+
+/// An object of which so much may be read: the library gathers a header whole, and looks at all of
+/// it again with each line.
+struct Limited<R> {
+    object: R,
+    left: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.load(Ordering::Relaxed);
+        if left == 0 {
+            return Err(Error::corrupt("its encryption has a header without end").into());
+        }
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(out.len());
+        let read = self.object.read(out.get_mut(..most).unwrap_or_default())?;
+        if left != u64::MAX {
+            self.left.store(left - read as u64, Ordering::Relaxed);
+        }
+        Ok(read)
     }
 }
 
@@ -259,6 +291,28 @@ mod tests {
             [&object[..object.len() - 65_552], &object[object.len() - 131_104..]].concat();
         assert!(decrypt(&keys, &swapped).is_err());
         assert!(decrypt(&keys, &[&object[..], b"x"].concat()).is_err());
+    }
+
+    /// A header is gathered whole, and looked at from its start with each byte: one without end
+    /// filled the memory, and a long one kept a processor busy for hours.
+    #[test]
+    fn a_header_without_end_is_refused() {
+        let keys = keys(&[], &[&Identity::generate()]);
+        for line in ["-> X25519 aaaa\naaaa\n", "-> a\n\n", "x", "-> ", "a\n"] {
+            let endless = io::repeat(0).take(64 << 20);
+            let lines = line.repeat(64 << 10);
+            let object = io::Cursor::new([MAGIC, b"\n", lines.as_bytes()].concat()).chain(endless);
+            let begin = std::time::Instant::now();
+            let error = keys.decrypt(Box::new(object)).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{line:?}: {error}");
+            assert!(begin.elapsed() < std::time::Duration::from_secs(60), "{line:?}");
+        }
+        // As many as anybody has keys for are read.
+        let many: Vec<Identity> = (0..200).map(|_| Identity::generate()).collect();
+        let all: Vec<&Identity> = many.iter().collect();
+        let object = encrypt(&self::keys(&all, &[]), b"content");
+        let read = decrypt(&self::keys(&[], &[&many[199]]), &object).unwrap();
+        assert_eq!(read, (b"content".to_vec(), true));
     }
 
     #[test]
