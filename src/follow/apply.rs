@@ -40,6 +40,8 @@ use crate::walindex::{IndexHeader, LOCK_CKPT, encode_page_size, lock_read};
 
 /// How long readers may keep every slot from us.
 const FREEZE_MAX: Duration = Duration::from_millis(500);
+/// Between two tries meanwhile.
+const FREEZE_POLL: Duration = Duration::from_micros(500);
 
 /// A WAL file longer than this is cut when it restarts, in bytes.
 const WAL_KEEP_BYTES: u64 = 16 << 20;
@@ -162,6 +164,11 @@ impl Applier {
         self.batch.len_bytes()
     }
 
+    /// Frames of the transaction under way that are in the WAL already.
+    pub fn spilled(&self) -> u32 {
+        self.spilled
+    }
+
     /// Takes a page of the next commit. `page` is one page long.
     pub fn stage(&mut self, page_no: u32, page: &[u8]) -> Result<()> {
         if page.len() != self.page_size.bytes() || page_no == 0 {
@@ -227,13 +234,16 @@ impl Applier {
         self.position.write(upstream.pos)
     }
 
-    /// Forgets what was staged since the last commit.
+    /// Forgets what was staged since the last commit, and gives its room on the disk back.
     pub fn discard(&mut self) {
         self.batch.clear();
         self.written = self.published;
         if std::mem::take(&mut self.spilled) > 0 {
             // Entries that stay are found, and removed, when their places are needed.
             let _ = self.index.clean_above(self.header.max_frame);
+            // Nobody reads frames after the last commit. Those that stay are written over.
+            let end = wal_size(self.page_size, u64::from(self.header.max_frame));
+            let _ = self.wal.set_len(end);
         }
     }
 
@@ -321,7 +331,7 @@ impl Applier {
                 let why = "readers hold every slot of the WAL, or somebody damaged its index";
                 return Err(Error::new(ErrorKind::Busy, why));
             }
-            std::thread::yield_now();
+            std::thread::sleep(FREEZE_POLL);
         }
     }
 

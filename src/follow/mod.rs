@@ -96,6 +96,9 @@ pub struct FollowConfig {
     pub ca: Option<PathBuf>,
     /// Whether a file that holds other data may be replaced.
     pub overwrite: bool,
+    /// How large the replica's database may become, and what one transaction may have in its WAL,
+    /// in bytes; none: any size.
+    pub bytes_max: Option<u64>,
     /// An archive to catch up from when the upstream does not hold the replica's position any more.
     pub archive: Option<String>,
     /// How to reach an archive.
@@ -135,7 +138,8 @@ pub struct Follower {
 /// the background.
 pub fn start(config: FollowConfig) -> Result<Arc<Follower>> {
     let source = source(&config)?;
-    let replica = Replica::open(&config.path, &config.vfs, &config.url, config.overwrite)?;
+    let replica = Replica::open(&config.path, &config.vfs, &config.url, config.overwrite)?
+        .with_bytes_max(config.bytes_max.unwrap_or(u64::MAX));
     let shared = Shared::new(replica.pos());
     let for_ack = match &source {
         Source::Server(client, _) => Some(client.clone()),

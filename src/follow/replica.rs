@@ -58,6 +58,8 @@ pub struct Replica {
     first: Option<Vec<u8>>,
     /// What is added to the upstream's schema version.
     schema_shift: u32,
+    /// How large it may become.
+    bytes_max: u64,
 }
 
 impl Replica {
@@ -84,6 +86,7 @@ impl Replica {
             drain_at: 0,
             page: Vec::new(),
             first: None,
+            bytes_max: u64::MAX,
         };
         match plan {
             Plan::Fill => {}
@@ -104,6 +107,27 @@ impl Replica {
             }
         }
         Ok(replica)
+    }
+
+    /// The same, for a database of at most `bytes_max` bytes.
+    #[must_use]
+    pub fn with_bytes_max(self, bytes_max: u64) -> Self {
+        Self { bytes_max, ..self }
+    }
+
+    /// Fails if a database of `pages` pages is larger than this one may become, or the transaction
+    /// under way has more than that in the WAL.
+    pub fn require_room(&self, pages: u32, page_size: PageSize) -> Result<()> {
+        let bytes = |pages: u32| u64::from(pages) * u64::from(page_size.get());
+        let spilled = self.applier.as_ref().map_or(0, Applier::spilled);
+        let what = match () {
+            () if bytes(pages) > self.bytes_max => "database is larger",
+            () if bytes(spilled) > self.bytes_max => "transaction needs more",
+            () => return Ok(()),
+        };
+        let max = self.bytes_max;
+        let why = format!("the upstream's {what} than the {max} bytes of the option \"max_bytes\"");
+        Err(Error::new(ErrorKind::Refused, why))
     }
 
     /// Says so if what is found is not what was left: its content is compared then.

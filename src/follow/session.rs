@@ -376,6 +376,7 @@ impl<'a> Session<'a> {
         let mut shown: Option<Pos> = None;
         while read_unit(&mut content, frame)? {
             let Some(found) = cursor.frame(frame)? else { continue };
+            replica.require_room(found.page_no.max(found.page_count), self.page_size)?;
             let page = frame.get(frame.len() - self.page_size.bytes()..).unwrap_or_default();
             replica.stage(found.page_no, page)?;
             let full = replica.staged_bytes() >= GROUP_BYTES;
@@ -413,6 +414,7 @@ fn read_pages(from: &mut impl Read, page_size: PageSize, replica: &mut Replica) 
             .checked_add(1)
             .filter(|pages| *pages <= super::cursor::PAGE_NO_MAX)
             .ok_or_else(|| Error::peer("the upstream's snapshot has too many pages"))?;
+        replica.require_room(pages, page_size)?;
         if pages != page_size.lock_page() {
             replica.snapshot_page(pages, &page)?;
         }

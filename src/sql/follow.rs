@@ -20,6 +20,9 @@ use super::target::{Target, Which, wait_ms};
 const POLL_MIN: Duration = Duration::from_millis(50);
 const POLL_MAX: Duration = Duration::from_secs(86_400);
 
+/// The bounds of the option `"max_bytes"`.
+const BYTES_MAX: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 50);
+
 /// Options that mean nothing to an archive.
 const OF_SERVERS: [&str; 2] = ["path", "token"];
 /// Options that mean nothing to a server. `ca` is for both.
@@ -47,6 +50,7 @@ pub(super) fn follow(caller: &Caller, args: &Args) -> Result<Answer> {
     let archive = options.opt_str("archive")?;
     let poll_interval = options.opt_duration("poll_interval", POLL_MIN..=POLL_MAX)?;
     let overwrite = options.opt_bool("overwrite")?.unwrap_or(false);
+    let bytes_max = options.opt_u64("max_bytes", BYTES_MAX)?;
     let wait = wait_ms(&mut options)?;
     options.finish()?;
     if let Some(error) = out_of_place {
@@ -60,6 +64,7 @@ pub(super) fn follow(caller: &Caller, args: &Args) -> Result<Answer> {
         token,
         ca: archive_options.ca.clone(),
         overwrite,
+        bytes_max,
         archive,
         archive_options,
         poll_interval: poll_interval.unwrap_or_default(),
