@@ -80,7 +80,8 @@ pub fn text_beside(path: &Path) -> io::Result<String> {
 
 /// Whether `folder`, the `DB-litestream` of `database`, may be trusted with its content: it is
 /// missing, or belongs to the database's owner, to us or to root, and so does the link if it is
-/// one; and strangers may write to it only if they may write to the database.
+/// one; or it was made by one of a group that shares the database (see [`is_of_group`]); and
+/// strangers may write to it only if they may write to the database.
 pub fn check_folder(database: &Path, folder: &Path) -> Result<()> {
     let link = match fs::symlink_metadata(folder) {
         Err(error) if error.kind() == Io::NotFound => return Ok(()),
@@ -89,14 +90,16 @@ pub fn check_folder(database: &Path, folder: &Path) -> Result<()> {
     let meta = fs::metadata(folder)?;
     let us = rustix::process::geteuid().as_raw();
     // A replica's database may be made later, and will be ours.
-    let (owner, mode) = match fs::metadata(database) {
-        Err(error) if error.kind() == Io::NotFound => (us, 0o600),
-        other => other.map(|database| (database.uid(), database.mode()))?,
+    let known = match fs::metadata(database) {
+        Err(error) if error.kind() == Io::NotFound => None,
+        other => Some(other?),
     };
+    let (owner, mode) = known.as_ref().map_or((us, 0o600), |meta| (meta.uid(), meta.mode()));
     let is_known = |meta: &Metadata| [owner, us, 0].contains(&meta.uid());
+    let is_shared = known.is_some_and(|database| is_of_group(&database, folder, &link));
     let why = if !meta.is_dir() {
         "it is not a folder"
-    } else if !is_known(&link) || !is_known(&meta) {
+    } else if !is_shared && (!is_known(&link) || !is_known(&meta)) {
         "it belongs to another user than the database"
     } else if meta.mode() & 0o002 != 0 && mode & 0o002 == 0 {
         "everybody may write to it, and not to the database"
@@ -105,6 +108,19 @@ pub fn check_folder(database: &Path, folder: &Path) -> Result<()> {
     };
     let text = format!("{} cannot be used: {why}; move it away", folder.display());
     Err(Error::new(ErrorKind::Refused, text))
+}
+
+/// Whether a folder, and no link, was made by one of the group that may write to the database:
+/// whoever of them serves it first makes its folder. Who makes a folder can give it only a group
+/// of their own, or leave it that of the folder above (setgid); so that one must not be open to
+/// everybody. They gain nothing: they may write to the database itself.
+fn is_of_group(database: &Metadata, folder: &Path, found: &Metadata) -> bool {
+    let above = folder.parent().filter(|above| !above.as_os_str().is_empty());
+    let is_open = |meta: &Metadata| meta.mode() & 0o002 != 0;
+    found.is_dir()
+        && found.gid() == database.gid()
+        && database.mode() & 0o020 != 0
+        && fs::metadata(above.unwrap_or(Path::new("."))).is_ok_and(|above| !is_open(&above))
 }
 
 /// A whole file of at most `bytes_max` bytes, and what is known of it. Never waits, as opening a

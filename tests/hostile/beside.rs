@@ -96,7 +96,8 @@ fn traps_beside_a_database_harm_nobody() {
                 outcome => outcome,
             };
             if let Err(error) = &outcome {
-                assert!(error.contains(name.trim_end_matches(".tmp")), "{name}, {trap:?}: {error}");
+                let named = format!("-litestream/{}", name.trim_end_matches(".tmp"));
+                assert!(error.contains(&named), "{name}, {trap:?}: {error}");
             }
             assert!(victim.is_well(), "{name}, {trap:?}: {outcome:?}");
             db.run("SELECT litestream_stop()").unwrap();
@@ -166,4 +167,60 @@ fn a_folder_of_another_user_is_not_written_to() {
     symlink(folder.file("other-disk"), folder.file("own.db-litestream")).unwrap();
     serve(&db);
     assert!(folder.file("other-disk/lock").exists());
+}
+
+/// One of a group that shares a database serves it first: the others, its owner among them, could
+/// not serve it any more.
+#[test]
+fn a_group_that_shares_a_database_shares_its_folder() {
+    if !rustix::process::geteuid().is_root() {
+        return; // only root can make files that belong to somebody else
+    }
+    const OWNER: u32 = 4711;
+    const COLLEAGUE: u32 = 4712;
+    const GROUP: u32 = 4800;
+    let outer = Folder::new("group");
+    let host = Host::app();
+    // Mode of the database, of the folder above, group and mode of its `-litestream`.
+    for (name, database, above, group, mode, may) in [
+        ("shared", 0o660, 0o2770, GROUP, 0o2770, true),
+        ("other-group", 0o660, 0o2770, GROUP + 1, 0o770, false),
+        ("not-theirs-to-write", 0o640, 0o2770, GROUP, 0o770, false),
+        ("anybody-could-have-made-it", 0o660, 0o3777, GROUP, 0o770, false),
+        ("open", 0o660, 0o2770, GROUP, 0o777, false),
+        ("link", 0o660, 0o2770, GROUP, 0o770, false),
+    ] {
+        let folder = outer.file(name);
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("a.db");
+        let db = host.open(&path);
+        db.run("CREATE TABLE t(x)").unwrap();
+        chown(&path, Some(OWNER), Some(GROUP)).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(database)).unwrap();
+        let beside = folder.join("a.db-litestream");
+        std::fs::create_dir(&beside).unwrap();
+        chown(&beside, Some(COLLEAGUE), Some(group)).unwrap();
+        std::fs::set_permissions(&beside, PermissionsExt::from_mode(mode)).unwrap();
+        if name == "link" {
+            std::fs::rename(&beside, folder.join("theirs")).unwrap();
+            symlink("theirs", &beside).unwrap();
+            rustix::fs::chownat(
+                CWD,
+                &beside,
+                Some(rustix::fs::Uid::from_raw(COLLEAGUE)),
+                Some(rustix::fs::Gid::from_raw(GROUP)),
+                rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+            )
+            .unwrap();
+        }
+        chown(&folder, Some(OWNER), Some(GROUP)).unwrap();
+        std::fs::set_permissions(&folder, PermissionsExt::from_mode(above)).unwrap();
+        let outcome = db.run("SELECT litestream_serve('127.0.0.1:0')");
+        assert_eq!(outcome.is_ok(), may, "{name}: {outcome:?}");
+        if let Err(error) = outcome {
+            assert!(error.contains("cannot be used: "), "{name}: {error}");
+        }
+        db.run("SELECT litestream_stop()").unwrap();
+        db.close();
+    }
 }
