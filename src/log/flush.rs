@@ -6,8 +6,9 @@
 //! file `end`.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,22 +43,31 @@ impl Unsynced {
 fn sync_all(paths: &[PathBuf], root: &Path, settled: &mut PathBuf) -> Result<()> {
     let mut folders = BTreeSet::new();
     for path in paths {
-        sync(path)?;
+        sync(path, root)?;
         folders.extend(path.parent());
     }
     for folder in folders {
-        sync(folder)?;
+        sync(folder, root)?;
         if folder != settled {
             let above = folder.ancestors().skip(1).take_while(|above| above.starts_with(root));
-            above.into_iter().try_for_each(sync)?;
+            above.into_iter().try_for_each(|above| sync(above, root))?;
             folder.clone_into(settled);
         }
     }
     Ok(())
 }
 
-fn sync(path: &Path) -> Result<()> {
-    match fault::at("log/flush/open").and_then(|()| File::open(path)) {
+/// A file, or a folder, of ours: a link that somebody put in its place is not followed. The log's
+/// own folder may be one.
+fn sync(path: &Path, root: &Path) -> Result<()> {
+    let open = || match path == root {
+        true => File::open(path),
+        false => {
+            let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+            OpenOptions::new().read(true).custom_flags(flags).open(path)
+        }
+    };
+    match fault::at("log/flush/open").and_then(|()| open()) {
         Ok(file) => fault::at("log/flush/sync")
             .and_then(|()| file.sync_all())
             .context(|| format!("cannot sync {}", path.display())),
@@ -186,13 +196,14 @@ impl Log {
             }
         }
         let stale = self.take_stale_snapshots();
-        folders.iter().try_for_each(|folder| layout::remove_tree(folder))?;
-        for path in stale {
+        // What cannot be removed keeps nothing else; the first of it is told.
+        let folders = folders.iter().map(|folder| layout::remove_tree(folder));
+        let snapshots = stale.iter().map(|path| {
             fault::at("log/snapshot/remove")
-                .and_then(|()| std::fs::remove_file(&path))
-                .context(|| format!("cannot remove {}", path.display()))?;
-        }
-        Ok(())
+                .and_then(|()| std::fs::remove_file(path))
+                .context(|| format!("cannot remove {}", path.display()))
+        });
+        folders.chain(snapshots).fold(Ok(()), Result::and)
     }
 
     fn next_victim(&self, bytes_max: u64) -> Option<Index> {
@@ -216,5 +227,62 @@ impl Log {
         let stale = state.snapshots.range(..newest).map(|(_, old)| old.path.clone()).collect();
         state.snapshots.retain(|index, _| *index == newest);
         stale
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::tests::{Folder, Writer, open, snapshot};
+    use super::*;
+
+    /// Deleting ended at the first that could not be: all after it stayed for ever.
+    #[test]
+    fn what_cannot_be_removed_keeps_nothing_else() {
+        let folder = Folder::new("stuck");
+        let (log, _) = open(&folder);
+        let mut writer = Writer::new(&log, 0xabc);
+        writer.write(&log, &[1]);
+        snapshot(&log, 0, &[5; 512]);
+        for _ in 0..3 {
+            writer.restart();
+            writer.write(&log, &[1, 2, 3]);
+            log.flush(Pack::Stored, true).unwrap();
+        }
+        snapshot(&log, 3, &[6; 512]);
+        let generation = log.position().unwrap().generation;
+        let index = |number| log.layout().wal_index(generation, Index::new(number).unwrap());
+        // No folder any more: not even root can remove it as one.
+        fs::remove_dir_all(index(0)).unwrap();
+        fs::write(index(0), "in the way").unwrap();
+        let old = log
+            .layout()
+            .root()
+            .join(format!("generations/{generation}/snapshots/0000000000000000.snapshot.lz4"));
+        assert!(old.is_file() && index(1).is_dir() && index(2).is_dir());
+        let error = log.trim(0).unwrap_err().to_string();
+        assert!(error.contains(index(0).to_str().unwrap()), "{error}");
+        assert!(!index(1).exists() && !index(2).exists() && !old.exists());
+        assert!(index(3).is_dir());
+    }
+
+    /// Whoever may write to the log's folder could have any file opened by putting a link there.
+    #[test]
+    fn what_is_synced_is_no_link() {
+        let folder = Folder::new("sync");
+        let (log, _) = open(&folder);
+        let mut writer = Writer::new(&log, 0xabc);
+        writer.write(&log, &[1]);
+        snapshot(&log, 0, &[5; 512]);
+        writer.write(&log, &[2]);
+        log.flush(Pack::Stored, false).unwrap();
+        let at = log.layout().wal_index(log.position().unwrap().generation, Index::ZERO);
+        let segment = fs::read_dir(&at).unwrap().flatten().map(|entry| entry.path()).max().unwrap();
+        let elsewhere = log.layout().database().with_extension("precious");
+        fs::rename(&segment, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &segment).unwrap();
+        let error = log.flush(Pack::Stored, true).unwrap_err().to_string();
+        assert!(error.contains(segment.to_str().unwrap()), "{error}");
     }
 }

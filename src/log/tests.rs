@@ -81,7 +81,7 @@ impl Writer {
         log.append(segment, chain).unwrap();
     }
 
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.pos = Pos { index: self.pos.index.next(), offset: Offset::default(), ..self.pos };
         self.chain = None;
         self.salt += 1;
