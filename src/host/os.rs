@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
@@ -42,6 +43,20 @@ pub fn with_signals_blocked<T>(body: impl FnOnce() -> T) -> T {
     }
     let _restore = Restore(set_mask(&all_but_faults()));
     body()
+}
+
+/// Time since some moment before the process began, by a clock that nobody sets and that, unlike
+/// [`std::time::Instant`], goes on while the machine is suspended.
+pub fn since_boot() -> Duration {
+    #[cfg(target_os = "linux")]
+    const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is good; on an error nothing is written.
+    unsafe { libc::clock_gettime(CLOCK, &raw mut now) };
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 fn all_but_faults() -> libc::sigset_t {

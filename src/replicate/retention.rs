@@ -23,6 +23,7 @@ use super::{ReplicateConfig, Shared, policy};
 use crate::archive::plan::{self, LabelTimes};
 use crate::archive::{Entry, Listing, hold};
 use crate::error::{Error, ErrorKind, Result, lock};
+use crate::host::os::since_boot;
 use crate::pos::{Generation, Index};
 use crate::registry::{self, Level};
 
@@ -156,7 +157,7 @@ impl Retention {
     /// The time, as far as ages may be counted by it. A clock that has jumped ahead must not make
     /// everything old.
     fn trusted(&self, shared: &Shared, newest: SystemTime) -> SystemTime {
-        let seen = Seen { now: SystemTime::now(), at: Instant::now(), newest };
+        let seen = Seen { now: SystemTime::now(), at: since_boot(), newest };
         let (trusted, news) = lock(&shared.trust).look(seen, self.keep, self.every);
         if let Some(ahead) = news {
             let message = format!(

@@ -2,7 +2,7 @@
 //!
 //! Objects in a folder are dated by this machine's clock. One that jumps ahead, if only for a
 //! minute, would make all history older than any retention time at the next object it dates. So
-//! the clock is compared with one that nobody sets:
+//! the clock is compared with one that nobody sets, and that goes on while the machine sleeps:
 //!
 //! | since the last look the clock moved         | the time, for deleting                         |
 //! |---------------------------------------------|------------------------------------------------|
@@ -13,7 +13,7 @@
 //! At the first look of a process the newest snapshot takes the place of the last look: a machine
 //! that was off for a week deletes what has aged meanwhile only after it was on for `keep`.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// A clock that is ahead by no more than this is being corrected, not wrong.
 const TOLERANCE: Duration = Duration::from_secs(300);
@@ -24,7 +24,7 @@ pub(super) struct Seen {
     /// What the clock says.
     pub(super) now: SystemTime,
     /// The same moment, by the clock that nobody sets.
-    pub(super) at: Instant,
+    pub(super) at: Duration,
     /// The time of the archive's newest snapshot.
     pub(super) newest: SystemTime,
 }
@@ -32,7 +32,7 @@ pub(super) struct Seen {
 /// When the clock was last right, as far as can be known.
 #[derive(Debug, Default)]
 pub(super) struct Trust {
-    right: Option<(SystemTime, Instant)>,
+    right: Option<(SystemTime, Duration)>,
     /// It was said that the clock has moved.
     told: bool,
 }
@@ -49,7 +49,7 @@ impl Trust {
         let Seen { now, at, newest } = seen;
         let first = self.right.is_none();
         let (right, since) = self.right.unwrap_or((newest.min(now), at));
-        let passed = at.saturating_duration_since(since);
+        let passed = at.saturating_sub(since);
         let expected = right.checked_add(passed).unwrap_or(now);
         let ahead = now.duration_since(expected).unwrap_or_default();
         // What was stored between the last look and the jump is younger than `passed`.
@@ -78,7 +78,7 @@ mod tests {
     /// and what is said.
     #[track_caller]
     fn check(looks: &[(u64, u64, u64, u64, Option<u64>)]) {
-        let (mut trust, start) = (Trust::default(), Instant::now());
+        let (mut trust, start) = (Trust::default(), Duration::from_secs(5));
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(10 * YEAR + seconds);
         for (passed, now, newest, trusted, said) in looks {
             let at_passed = start + Duration::from_secs(*passed);
