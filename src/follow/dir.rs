@@ -164,7 +164,7 @@ impl ReplicaDir {
             text = again;
         }
         let (pos, boot) = text.split_once('\n')?;
-        let current = boot.strip_suffix('\n')? == boot_id();
+        let current = is_this_boot(boot.strip_suffix('\n')?, boot_id());
         pos.parse().ok().filter(|pos: &Pos| current && !pos.is_zero())
     }
 
@@ -228,6 +228,11 @@ impl PositionFile {
 fn boot_id() -> &'static str {
     static BOOT_ID: OnceLock<String> = OnceLock::new();
     BOOT_ID.get_or_init(|| fs::read_to_string(BOOT).unwrap_or_default().trim_end().to_owned())
+}
+
+/// Whether the boot that was noted is the current one; never, where the system does not say.
+fn is_this_boot(noted: &str, current: &str) -> bool {
+    !current.is_empty() && noted == current
 }
 
 /// A small file of ours that is changed in place, made if it is missing.
@@ -300,6 +305,8 @@ mod tests {
         let pos = Pos::new(Generation::from_bits(1), Index::ZERO, Offset::ZERO);
         file.write(pos).unwrap();
         assert_eq!(dir.read_position(), Some(pos));
+        assert!(is_this_boot("a", "a") && !is_this_boot("a", "b"));
+        assert!(!is_this_boot("", ""), "nobody knows");
         // Another boot's, and that of a version that did not tell.
         for text in [format!("{pos}\nanother\n"), format!("{pos}\n")] {
             fs::write(dir.path().join("position"), text).unwrap();
