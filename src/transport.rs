@@ -34,7 +34,7 @@ use crate::error::lock;
 use crate::fault;
 use crate::host::fork::Private;
 
-pub use trust::{Roots, complaint, read_roots};
+pub use trust::{Roots, complaint, is_lasting, read_roots};
 
 /// How long a connection may take to be made.
 pub const CONNECT_MAX: Duration = Duration::from_secs(5);

@@ -123,7 +123,8 @@ fn compare(
     let theirs = restore::scratch(request, interrupted)?;
     let size = ours.page_size();
     let length = theirs.metadata().context(|| "cannot read what was restored".into())?.len();
-    let page_count = u32::try_from(length / u64::from(size.get())).unwrap_or(u32::MAX);
+    let page_count =
+        u32::try_from(length / u64::from(size.get())).unwrap_or(u32::MAX).min(u32::MAX - 1);
     let batch = u32::try_from(BATCH_BYTES / size.bytes()).unwrap_or(1);
     let mut pages = [vec![0; BATCH_BYTES], vec![0; BATCH_BYTES]];
     let mut differences = Differences::default();

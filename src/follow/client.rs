@@ -10,12 +10,13 @@ use std::time::Duration;
 use ureq::http::HeaderMap;
 use ureq::{Agent, BodyReader};
 
+use super::cursor::PAGE_NO_MAX;
 use super::stream::{BUFFER_BYTES, Body, Manners, STALL_MAX, Stream};
 use super::url::{Resume, Upstream};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pos::Pos;
 use crate::token::Token;
-use crate::transport::{Line, Link, Roots, complaint, read_roots};
+use crate::transport::{Line, Link, Roots, complaint, is_lasting, read_roots};
 use crate::wal::PageSize;
 
 /// The answer's headers may take this long: the upstream may have to begin a snapshot first.
@@ -83,6 +84,9 @@ impl Client {
         let number = |name: &str| text_of(&headers, name).and_then(|text| text.parse().ok());
         let pos = text_of(&headers, "Litestream-Pos").and_then(|text| text.parse().ok());
         match (pos, page_size_in(&headers), number("Litestream-Page-Count")) {
+            (Some(_), Some(_), Some(page_count)) if page_count > PAGE_NO_MAX => {
+                Err(Error::peer(format!("the upstream says it has {page_count} pages")))
+            }
             (Some(pos), Some(page_size), Some(page_count)) => {
                 Ok(Checksums { pos, page_size, page_count, body: Box::new(body) })
             }
@@ -230,6 +234,8 @@ fn refusal(status: u16, body: impl Read, clean: impl Fn(&str) -> String) -> Erro
 
 fn from_ureq(error: &ureq::Error) -> Error {
     let kind = match error {
+        // Whoever called litestream_follow is told at once.
+        ureq::Error::Io(inner) if is_lasting(inner) => ErrorKind::Refused,
         ureq::Error::Io(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
             ErrorKind::Io
         }

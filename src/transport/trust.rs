@@ -47,6 +47,19 @@ pub fn complaint(error: &io::Error) -> Option<String> {
     })
 }
 
+/// Whether trying again will not mend it: the other side has no certificate that can be trusted, or
+/// does not speak TLS.
+pub fn is_lasting(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(
+        error,
+        Some(
+            rustls::Error::InvalidCertificate(_)
+                | rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)
+        )
+    )
+}
+
 fn of_certificate(why: &CertificateError) -> String {
     match why {
         // The signature does not fit when another authority has the same name.
