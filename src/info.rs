@@ -138,6 +138,11 @@ pub fn showable(time: SystemTime) -> SystemTime {
     time.clamp(UNIX_EPOCH, UNIX_EPOCH + Duration::from_millis(LAST_MS))
 }
 
+/// A time as tables and messages show it: `2026-11-22T13:07:55.123Z`.
+pub fn shown_time(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(showable(time)).to_string()
+}
+
 /// The snapshots taken at `time` or later.
 pub fn filter_snapshots_after(snapshots: &[SnapshotInfo], time: SystemTime) -> Vec<SnapshotInfo> {
     snapshots.iter().filter(|snapshot| snapshot.created_at >= time).copied().collect()

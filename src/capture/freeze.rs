@@ -16,6 +16,9 @@ use crate::wal::wal_size;
 /// How long a writer that publishes without a pause may keep us from it, or readers from a slot.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Between two tries.
+const POLL: Duration = Duration::from_micros(500);
+
 impl Capture {
     /// Freezes the state after some commit, no earlier than the call.
     pub fn freeze(&self) -> Result<(Frozen, Pos)> {
@@ -33,7 +36,7 @@ impl Capture {
                 let why = "readers hold every slot of the WAL, or its index is being recovered";
                 return Err(Error::new(ErrorKind::Busy, why));
             }
-            std::thread::yield_now();
+            std::thread::sleep(POLL);
         }
     }
 

@@ -107,15 +107,22 @@ impl Address {
     /// Closes the address for this database.
     pub fn close(&self) {
         self.inner.closing.store(true, Ordering::Release);
-        drop(lock(&self.inner.attachment).take());
+        self.inner.detach();
         if let Some(watcher) = lock(&self.watcher).take() {
             registry::join(watcher);
         }
-        drop(lock(&self.inner.attachment).take());
+        self.inner.detach();
     }
 }
 
 impl Inner {
+    /// Gives the attachment up. The lock is not held meanwhile: the server may be answering a
+    /// request for what is told of this address.
+    fn detach(&self) {
+        let attachment = lock(&self.attachment).take();
+        drop(attachment);
+    }
+
     fn attach(
         &self,
         addr: &str,

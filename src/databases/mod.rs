@@ -11,6 +11,7 @@
 mod address;
 mod archives;
 mod numbers;
+mod rows;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use address::Address;
 use archives::Archives;
 pub use archives::{ReplicateRequest, archives, captured, replicate, snapshot, sync};
 use numbers::Numbers;
+pub use rows::{DatabaseRow, ReplicaRow, database_rows, replica_rows};
 pub use verify::verify;
 
 static DATABASES: Mutex<BTreeMap<PathBuf, Arc<Database>>> = Mutex::new(BTreeMap::new());

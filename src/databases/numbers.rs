@@ -1,15 +1,16 @@
-//! The numbers of a captured database, for `/metrics` and `/healthz`.
+//! The numbers of a captured database, for `/metrics`, `/healthz` and `/status`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::archives::Archives;
+use super::rows;
 use crate::capture::{Capture, Counters, State};
 use crate::error::Result;
 use crate::files::with_suffix;
 use crate::pages::Frozen;
 use crate::pos::Pos;
-use crate::serve::{Metric, Report, count};
+use crate::serve::{Metric, Report, Status, count};
 
 /// What a captured database tells the server about itself.
 pub struct Numbers {
@@ -86,6 +87,10 @@ impl Report for Numbers {
 
     fn freeze(&self) -> Result<Option<(Frozen, Pos)>> {
         self.capture.freeze().map(Some)
+    }
+
+    fn status(&self) -> Status {
+        rows::status(self.capture.path())
     }
 
     fn error(&self) -> Option<String> {

@@ -131,6 +131,15 @@ impl Address {
         wanted.iter().all(|address| address.port() != 0 && bound.contains(address))
     }
 
+    /// Whether any free port is asked for.
+    pub(crate) fn is_any_port(&self) -> bool {
+        match &self.place {
+            Place::Any(port) | Place::Name(_, port) => *port == 0,
+            Place::Ip(address) => address.port() == 0,
+            Place::Unix(_) => false,
+        }
+    }
+
     /// Whether it is a socket file.
     pub(crate) fn is_unix(&self) -> bool {
         matches!(self.place, Place::Unix(_))

@@ -9,8 +9,8 @@
 //!
 //! The database itself is read, not the log: in the state after some commit that is no older than
 //! the request, frozen as by a reader (pages/frozen.rs). Writers go on; the WAL cannot restart
-//! meanwhile and grows. So there is one such request at a time for each database (503 to the next),
-//! and one that takes longer than [`READING_MAX`] is broken off.
+//! meanwhile and grows. So there is one such request at a time for each database, a pause after it
+//! (turns.rs; 503 meanwhile), and one that takes longer than [`READING_MAX`] is broken off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,9 +28,9 @@ impl Session {
     /// Answers with the checksums of all pages.
     pub(super) fn send_checksums(&mut self) -> Result<()> {
         let served = Arc::clone(&self.request.served);
-        let Some(_one_at_a_time) = served.reading() else {
-            let why = "the pages of this database are being read for somebody else";
-            return self.turn_away(Error::new(ErrorKind::Busy, why));
+        let _turn = match served.reading() {
+            Ok(turn) => turn,
+            Err(error) => return self.turn_away(error),
         };
         let (mut frozen, pos) = match served.freeze() {
             Ok(frozen) => frozen,

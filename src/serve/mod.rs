@@ -12,7 +12,9 @@
 //! | `sessions` | the streams there are                                     | `session`       |
 //! | `session`  | a stream: one thread that writes records to a follower    | `chunk`         |
 //! | `checksums`| the checksums of a database's pages, for a replica        | `session`       |
-//! | `served`   | a database and its followers                              | `metrics`       |
+//! | `status`   | what there is, for programs and for people                | `served`        |
+//! | `served`   | a database and its followers                              | `metrics`, `turns` |
+//! | `turns`    | who reads all pages of a database, and when               |                 |
 //!
 //! Locks, in the order in which they may be taken: `SERVERS`, `Shared::databases`,
 //! `Sessions::live`, `Served`'s; none is held while a socket or a file is used, but `SERVERS` while
@@ -38,7 +40,9 @@ mod served;
 mod session;
 mod sessions;
 mod socket;
+mod status;
 mod tls;
+mod turns;
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -47,7 +51,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use metrics::{Metric, MetricKind, count};
-pub use served::{FollowerRow, Report, Served};
+pub use served::{FollowerRow, Report, Row, Served, Status};
 pub use tls::TlsFiles;
 
 use crate::error::{Context, Error, ErrorKind, Result, lock};
@@ -130,15 +134,22 @@ pub fn attach(addr: &str, options: ServeOptions, served: Arc<Served>) -> Result<
         server.process == std::process::id()
             && (server.key == address.key() || address.is_covered_by(&server.addresses, protected))
     };
-    let found = servers.iter().find(ours).cloned();
+    let is_same = |server: &Arc<Server>| {
+        let shared = &server.shared;
+        let files = shared.tls.as_ref().map(Identity::files);
+        shared.token == token
+            && shared.allow_anonymous == options.allow_anonymous
+            && files == options.tls.as_ref()
+    };
+    let mut found = servers.iter().filter(ours);
+    let found = match address.is_any_port() {
+        // Those who do not care which port it is can have another one.
+        true => found.find(|server| is_same(server)).cloned(),
+        false => found.next().cloned(),
+    };
     let server = match found {
         Some(server) => {
-            let shared = &server.shared;
-            let files = shared.tls.as_ref().map(Identity::files);
-            if shared.token != token
-                || shared.allow_anonymous != options.allow_anonymous
-                || files != options.tls.as_ref()
-            {
+            if !is_same(&server) {
                 return Err(Error::new(
                     ErrorKind::Usage,
                     format!(

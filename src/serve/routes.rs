@@ -7,6 +7,8 @@
 //! | `/ack`         | POST   | 204; 404 if no such follower is connected     |
 //! | `/healthz`     | any    | 200 `ok`, or 503 and why; asks for no token   |
 //! | `/metrics`     | any    | 200, Prometheus text                          |
+//! | `/status`      | GET    | 200, JSON (`status.rs`)                       |
+//! | `/`            | GET    | 200, the same as a page                       |
 //! | anything else  |        | 404                                           |
 //!
 //! With a token everything but `/healthz` needs `Authorization: Bearer TOKEN`. Without one the
@@ -23,6 +25,7 @@ use super::query::{Features, StreamQuery, Target, follower};
 use super::reply::Reply;
 use super::served::Served;
 use super::socket::Peer;
+use super::status;
 use crate::log::Start;
 use crate::pos::Pos;
 
@@ -82,6 +85,9 @@ pub(crate) fn answer(shared: &Shared, asked: &Asked<'_>) -> Answer {
         (b"/ack", "POST") => Answer::Reply(ack(shared, &target).unwrap_or_else(|reply| reply)),
         (b"/ack", _) => Answer::Reply(wrong_method("POST")),
         (b"/metrics", _) => Answer::Reply(metrics(shared)),
+        (b"/status", "GET" | "HEAD") => Answer::Reply(status::json(shared)),
+        (b"/", "GET" | "HEAD") => Answer::Reply(status::page(shared)),
+        (b"/status" | b"/", _) => Answer::Reply(wrong_method("GET, HEAD")),
         _ => Answer::Reply(Reply::text(404, "404 page not found")),
     }
 }

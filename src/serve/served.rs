@@ -12,10 +12,11 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::metrics::{Metric, count};
+use super::turns::{Turn, Turns};
 use crate::error::{Error, ErrorKind, Result, lock};
 use crate::log::Log;
 use crate::pages::Frozen;
@@ -24,6 +25,18 @@ use crate::pos::{Pos, compare_pos};
 /// Segments sent but not acknowledged of which the age is known; beyond that neighbours are taken
 /// together.
 const UNACKNOWLEDGED_MAX: usize = 1024;
+
+/// A row of a table: the names of its columns, and what they hold.
+pub type Row = Vec<(&'static str, serde_json::Value)>;
+
+/// What tables tell of one database.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Its row of `litestream_databases`.
+    pub database: Row,
+    /// Its rows of `litestream_replicas`.
+    pub replicas: Vec<Row>,
+}
 
 /// What the owner of a database says about it.
 pub trait Report: Send + Sync {
@@ -44,6 +57,11 @@ pub trait Report: Send + Sync {
         Ok(None)
     }
 
+    /// What `/status` tells of it.
+    fn status(&self) -> Status {
+        Status::default()
+    }
+
     /// What is wrong with it at the moment.
     fn error(&self) -> Option<String> {
         None
@@ -62,8 +80,8 @@ pub struct Served {
     acknowledged: Condvar,
     bytes_total: AtomicU64,
     followers_total: AtomicU64,
-    /// Held by whoever reads all of its pages: one at a time, because the WAL grows meanwhile.
-    reading: Mutex<()>,
+    /// Who reads all of its pages.
+    readings: Turns,
 }
 
 /// A row of `litestream_followers`.
@@ -97,7 +115,7 @@ impl Served {
             acknowledged: Condvar::new(),
             bytes_total: AtomicU64::new(0),
             followers_total: AtomicU64::new(0),
-            reading: Mutex::new(()),
+            readings: Turns::default(),
         })
     }
 
@@ -109,6 +127,15 @@ impl Served {
     /// The log followers read.
     pub fn log(&self) -> &Arc<Log> {
         &self.log
+    }
+
+    /// What tables tell of it; at least its path.
+    pub(crate) fn status(&self) -> Status {
+        let mut status = self.report.status();
+        if status.database.is_empty() {
+            status.database.push(("path", self.path.to_string_lossy().into_owned().into()));
+        }
+        status
     }
 
     /// Why it cannot be served well at the moment, if so.
@@ -125,13 +152,9 @@ impl Served {
         }
     }
 
-    /// The right to read all of the database's pages; none: somebody else has it.
-    pub(crate) fn reading(&self) -> Option<MutexGuard<'_, ()>> {
-        match self.reading.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+    /// The right to read all of the database's pages.
+    pub(crate) fn reading(&self) -> Result<Turn<'_>> {
+        self.readings.take(Instant::now()).map_err(|why| Error::new(ErrorKind::Busy, why))
     }
 
     /// Its state after some commit no earlier than the call, and where that is.

@@ -6,6 +6,11 @@
 //!                                                     a bad pair: the old one stays, and is told
 //! ```
 //!
+//! They are read by the thread that accepts: at most once a second, at most 2 MiB, and nothing that
+//! could make it wait but the disk they are on. Streams go on meanwhile. A connection gets the
+//! newest certificate there is, also the first one after a day; another thread could not promise
+//! that without making it wait as well. Keep them on a local disk.
+//!
 //! TLS 1.2 and 1.3, with the same library and the same cryptography as the client side. No early
 //! data, no renegotiation. The files are the user's: nothing of their content is in an error.
 

@@ -1,16 +1,13 @@
 //! The tables: each row source copies what it shows, so a scan holds nothing.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use crate::databases::{self, Database};
+use crate::databases::{self, DatabaseRow, ReplicaRow};
 use crate::error::Result;
-use crate::files::with_suffix;
 use crate::host::caller::Caller;
 use crate::host::function::Answer;
 use crate::host::table::TableDef;
 use crate::registry;
-use crate::replicate::Replica;
 
 use super::time;
 
@@ -78,47 +75,23 @@ fn shown(path: &Path) -> Answer {
 
 fn all_databases(_: &Caller) -> Rows {
     registry::check_fork()?;
-    Ok(databases::all().iter().filter_map(|database| row_of(database)).collect())
-}
-
-fn row_of(database: &Database) -> Option<Vec<Answer>> {
-    let wal = with_suffix(&database.path, "-wal");
-    let wal_size = std::fs::metadata(wal).ok().map(|meta| integer(meta.len()));
-    let (role, state, error, pos, page_size, upstream, lag);
-    if let Some(capture) = database.capture() {
-        let status = capture.status();
-        role = "primary";
-        state = status.0.as_str();
-        error = status.1.or_else(|| database.server_error());
-        pos = capture.log().position();
-        page_size = capture.log().page_size().ok();
-        upstream = None;
-        lag = None;
-    } else {
-        let follower = database.follower()?;
-        role = "replica";
-        let status = follower.status();
-        (state, error) = (status.state, status.error);
-        pos = status.position;
-        page_size = status.page_size;
-        upstream = Some(status.upstream);
-        lag = Some(follower.lag());
-    }
-    let urls = database.urls();
-    Some(vec![
-        shown(&database.path),
-        role.into(),
-        state.into(),
-        pos.map(|pos| pos.generation.to_string()).into(),
-        pos.map(|pos| pos.to_string()).into(),
-        page_size.map(|size| i64::from(size.get())).into(),
-        wal_size.unwrap_or(Answer::Null),
-        (!urls.is_empty()).then(|| urls.join(" ")).into(),
-        upstream.into(),
-        lag.into(),
-        error.into(),
-        database.since().map_or(Answer::Null, time::text),
-    ])
+    let row = |row: DatabaseRow| {
+        vec![
+            row.path.into(),
+            row.role.into(),
+            row.state.into(),
+            row.pos.map(|pos| pos.generation.to_string()).into(),
+            row.pos.map(|pos| pos.to_string()).into(),
+            row.page_size.map(i64::from).into(),
+            row.wal_size.map_or(Answer::Null, integer),
+            row.addr.into(),
+            row.upstream.into(),
+            row.lag.into(),
+            row.error.into(),
+            row.since.map_or(Answer::Null, time::text),
+        ]
+    };
+    Ok(databases::database_rows().into_iter().map(row).collect())
 }
 
 fn followers(_: &Caller) -> Rows {
@@ -139,18 +112,17 @@ fn followers(_: &Caller) -> Rows {
 
 fn replicas(_: &Caller) -> Rows {
     registry::check_fork()?;
-    let row = |(database, replica): (Arc<Database>, Arc<Replica>)| {
-        let status = replica.status();
+    let row = |row: ReplicaRow| {
         vec![
-            shown(&database.path),
-            replica.url().into(),
-            status.pos.map(|pos| pos.to_string()).into(),
-            status.state.as_str().into(),
-            status.last_sync.map_or(Answer::Null, time::text),
-            status.error.into(),
+            row.database.into(),
+            row.url.into(),
+            row.pos.map(|pos| pos.to_string()).into(),
+            row.state.into(),
+            row.last_sync.map_or(Answer::Null, time::text),
+            row.error.into(),
         ]
     };
-    Ok(databases::archives().into_iter().map(row).collect())
+    Ok(databases::replica_rows().into_iter().map(row).collect())
 }
 
 fn log_lines(_: &Caller) -> Rows {

@@ -7,11 +7,11 @@ use jiff::fmt::temporal::Pieces;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::host::function::Answer;
-use crate::info::showable;
+use crate::info::shown_time;
 
 /// `2026-11-22T13:07:55.123Z`.
 pub(super) fn text(time: SystemTime) -> Answer {
-    Answer::Text(humantime::format_rfc3339_millis(showable(time)).to_string())
+    Answer::Text(shown_time(time))
 }
 
 /// An ISO 8601 date, or date and time, with an offset from UTC or in UTC. A date alone is its

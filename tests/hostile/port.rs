@@ -79,6 +79,46 @@ fn wrong_requests_get_the_right_answers() {
     server.works(&folder, "r.db");
 }
 
+/// `/status` has the rows of the tables, whatever these have.
+#[test]
+fn status_tells_what_the_tables_tell() {
+    let folder = Folder::new("status");
+    let server = Server::new(&folder);
+    let archive = format!("file://{}", folder.file("archive").display());
+    server.db.text(&format!("SELECT litestream_replicate('{archive}')"));
+    let host = Host::app();
+    let replica = host.open(folder.file("r.db"));
+    follow(&replica, &server.url);
+    assert_eq!(server.db.int("SELECT litestream_wait_followers(1, 60000)"), 1);
+    server.db.run("SELECT litestream_sync()").unwrap();
+    let moving = ["lag", "bytes", "last_sync"];
+    let shown = |table: &str| {
+        let columns = format!("SELECT name FROM pragma_table_info('litestream_{table}')");
+        let names: Vec<String> =
+            server.db.rows(&columns).iter().map(|row| row[0].as_str().unwrap().into()).collect();
+        let rows = server.db.rows(&format!("SELECT * FROM litestream_{table}"));
+        assert_eq!(rows.len(), 1, "{table}");
+        let values = rows[0].as_array().unwrap().clone();
+        names.into_iter().zip(values).collect::<serde_json::Map<_, _>>()
+    };
+    let mut stream = server.connect();
+    stream.write_all(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("200 OK") && head.contains("application/json"), "{head}");
+    let told: Value = serde_json::from_str(body).unwrap();
+    for table in ["databases", "followers", "replicas"] {
+        let rows = told[table].as_array().unwrap();
+        assert_eq!(rows.len(), 1, "{told}");
+        let (mut told, mut shown) = (rows[0].as_object().unwrap().clone(), shown(table));
+        for name in moving {
+            assert_eq!(told.remove(name).is_some(), shown.remove(name).is_some(), "{table}");
+        }
+        assert_eq!(told, shown, "{table}");
+    }
+}
+
 #[test]
 fn garbage_on_the_socket_is_shrugged_off() {
     let folder = Folder::new("garbage");

@@ -235,6 +235,8 @@ fn everything(seen: &mut Seen, folder: &Folder, host: &Host, db: &Db, http: &str
         "GET /healthz HTTP/1.0".to_owned(),
         format!("GET /healthz HTTP/1.0\r\n{bearer}"),
         format!("GET /nope HTTP/1.0\r\n{bearer}"),
+        format!("GET /status HTTP/1.0\r\n{bearer}"),
+        format!("GET / HTTP/1.0\r\n{bearer}"),
         format!("POST /ack?pos=x HTTP/1.0\r\n{bearer}"),
     ] {
         let mut stream = TcpStream::connect(address).unwrap();

@@ -18,7 +18,7 @@ fn a_token_is_needed_for_everything_but_health() {
     let attachment = primary.serve(&unique_address(), with_token("s3cret"));
     let url = attachment.url();
     assert_eq!(get(url, "/healthz"), (200, "ok\n".to_owned()));
-    for target in ["/stream", "/metrics", "/nope", "/ack"] {
+    for target in ["/stream", "/checksums", "/metrics", "/status", "/", "/nope", "/ack"] {
         assert_eq!(get(url, target).0, 401, "{target}");
     }
     let status = |header: &str| {
@@ -108,18 +108,15 @@ fn a_shared_server_has_one_set_of_options() {
     let (first, second) = (Primary::new(512, 1), Primary::new(512, 1));
     let address = unique_address();
     let attachment = first.serve(&address, with_token("a"));
-    let error = |options| {
-        let result = attach(&address, options, std::sync::Arc::clone(&second.served));
-        result.err().unwrap().to_string()
-    };
-    for options in [with_token("b"), ServeOptions::default()] {
-        let error = error(options);
-        assert!(error.contains("another token"), "{error}");
-    }
     let again = attach(&address, with_token("a"), std::sync::Arc::clone(&first.served));
     assert!(again.err().unwrap().to_string().contains("already served"));
     // The port it got means the same server.
     let real = attachment.url().strip_prefix("http://").unwrap().to_owned();
+    for options in [with_token("b"), ServeOptions::default()] {
+        let result = attach(&real, options, std::sync::Arc::clone(&second.served));
+        let error = result.err().unwrap().to_string();
+        assert!(error.contains("another token"), "{error}");
+    }
     let same = second.serve(&real, with_token("a"));
     assert_eq!(same.url(), attachment.url());
     drop(attachment);
@@ -127,6 +124,23 @@ fn a_shared_server_has_one_set_of_options() {
     let mut client = connect(same.url());
     client.send(format!("{request}\r\n\r\n"));
     assert_eq!(client.head().unwrap().status, 200);
+}
+
+/// Any port means that another one will do: who asked for one with other options was told that the
+/// address is taken.
+#[test]
+fn servers_with_other_options_get_ports_of_their_own() {
+    let (first, second, third) = (Primary::new(512, 1), Primary::new(512, 1), Primary::new(512, 1));
+    let address = unique_address();
+    let attached = first.serve(&address, with_token("a"));
+    let other = second.serve(&address, with_token("b"));
+    assert_ne!(attached.url(), other.url());
+    let same = third.serve(&address, with_token("b"));
+    assert_eq!(same.url(), other.url());
+    // The very port is another matter.
+    let real = attached.url().strip_prefix("http://").unwrap().to_owned();
+    let refused = attach(&real, with_token("b"), std::sync::Arc::clone(&third.served));
+    assert!(refused.err().unwrap().to_string().contains("another token"));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod access;
 mod answers;
 mod client;
 mod fixture;
+mod status;
 mod strangers;
 mod streams;
 mod tls;
