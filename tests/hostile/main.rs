@@ -7,7 +7,9 @@ mod common;
 #[path = "../common/certs.rs"]
 mod certs;
 
+mod archive;
 mod beside;
+mod full;
 mod liar;
 mod network;
 mod port;
