@@ -3,8 +3,9 @@
 //!
 //! The log's end is (salts, frame, checksum). The WAL continues it if and only if its header has
 //! those salts, it is at least that long, and its frame there has that checksum; the frames after
-//! it are then proved one by one as always. Nothing else proves anything: salts of a restarted WAL
-//! may be random.
+//! it are then proved one by one as always. A WAL that started over meanwhile continues it under
+//! the conditions of [`super::rejoin`]. Nothing else proves anything: salts of a restarted WAL may
+//! be random.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pin::Pin;
+use super::rejoin::rejoin;
 use super::scanner::Scanner;
 use super::{Shared, State, policy};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -61,7 +63,10 @@ pub(super) fn begin(shared: &Shared) -> Result<Begun> {
         Some(tip) => match prove(&door, &pin, tip)? {
             Ok(frame) if shared.log.damage().is_none() => (tip, frame, false),
             Ok(_) => begin_generation(shared, &door, "the log was given up"),
-            Err(why) => begin_generation(shared, &door, why),
+            Err(why) => match rejoin(shared, &door, &pin, tip)? {
+                Some(tip) if shared.log.damage().is_none() => (tip, 0, false),
+                _ => begin_generation(shared, &door, why),
+            },
         },
         None => begin_generation(shared, &door, "the log is empty"),
     };

@@ -29,6 +29,7 @@ mod notice;
 mod observe;
 mod pin;
 mod policy;
+mod rejoin;
 mod scanner;
 mod view;
 

@@ -149,6 +149,7 @@ impl Scanner {
             let why = "the WAL's header is not the one its index names";
             return Err(Error::new(ErrorKind::ChecksumMismatch, why));
         }
+        let change = self.log.change_at(self.tip.pos);
         if self.tip.chain.is_some() {
             self.tip.pos =
                 Pos { index: self.tip.pos.index.next(), offset: Offset::default(), ..self.tip.pos };
@@ -156,7 +157,7 @@ impl Scanner {
         let chain = Chain::start(&header);
         let segment = Segment::new(self.tip.pos, bytes.to_vec(), true, self.log.now());
         let end = segment.end();
-        self.log.append(segment, chain)?;
+        self.log.append_counted(segment, chain, change)?;
         self.tip = Tip { pos: end, chain: Some(chain) };
         self.frame = 0;
         self.log.flush(Pack::Stored, false)
@@ -187,7 +188,8 @@ impl Scanner {
         raw.truncate(frame_size * usize::try_from(taken).unwrap_or(0));
         let segment = Segment::new(self.tip.pos, raw, commit, self.log.now());
         let end = segment.end();
-        self.log.append(segment, chain)?;
+        let is_last = self.frame + taken == header.max_frame;
+        self.log.append_counted(segment, chain, is_last.then_some(header.change))?;
         self.tip = Tip { pos: end, chain: Some(chain) };
         self.frame += taken;
         Ok(scan.commits)

@@ -87,6 +87,7 @@ impl Log {
             unsynced.0.push(stored.path.clone());
             self.enter(&group, stored);
         }
+        self.note_mark()?;
         drop(unsynced);
         if durable { self.sync_files() } else { Ok(()) }
     }
@@ -106,7 +107,7 @@ impl Log {
 
     /// The next segments of one index that make one file.
     fn next_group(&self) -> Option<Vec<Arc<Segment>>> {
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
         let first = state.tail.partition_point(|segment| !after(segment.end(), state.flushed));
         let mut group: Vec<Arc<Segment>> = Vec::new();
         let mut bytes = 0;
@@ -117,6 +118,9 @@ impl Log {
                 break;
             }
             group.push(Arc::clone(segment));
+        }
+        if group.is_empty() {
+            state.settled = state.mark;
         }
         (!group.is_empty()).then_some(group)
     }

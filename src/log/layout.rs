@@ -3,6 +3,7 @@
 //! | path below `DB-litestream/`                 | content                                              |
 //! |---------------------------------------------|------------------------------------------------------|
 //! | `generation`                                | name of the current generation, newline              |
+//! | `change`                                    | how many commits the wal-index had counted, see `log/mark` |
 //! | `lock`                                      | empty; its POSIX lock names the one capturing process|
 //! | `archives/`                                 | what each archive was sent last, see `replicate/note`|
 //! | `generations/G/snapshots/INDEX.snapshot.lz4`| the database file at the start of that index         |
@@ -68,6 +69,11 @@ impl Layout {
     /// The file whose POSIX lock decides which process captures.
     pub fn lock_file(&self) -> PathBuf {
         self.root.join("lock")
+    }
+
+    /// The file that says what the wal-index had counted.
+    pub fn change_file(&self) -> PathBuf {
+        self.root.join("change")
     }
 
     /// The folder of all generations.

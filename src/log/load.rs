@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use super::layout::{self, Layout};
 use super::segment::{Stored, last_frame_header};
 use super::snapshot::Snapshot;
-use super::{LOGS, Log, State, Tip};
+use super::{LOGS, Log, State, Tip, mark};
 use crate::error::{Context, Error, ErrorKind, Result, lock};
 use crate::fault;
 use crate::files::{remove_tmp_files, sync_folder_of, text_beside};
@@ -96,12 +96,15 @@ fn load(layout: &Layout) -> Result<State> {
         }
     };
     let (tip, page_size) = tip;
+    let flushed = tip.pos;
     let reachable = disk.keys().next().is_none_or(|oldest| *oldest <= newest);
     if !reachable || tip.pos.index < newest {
         let why = format!("generation {generation}: segments after snapshot {newest} are missing");
         return Err(Error::new(ErrorKind::Corrupt, why));
     }
-    Ok(State { flushed: tip.pos, tip: Some(tip), page_size, disk, snapshots, ..State::default() })
+    let mark = mark::read(layout, tip.pos);
+    let tip = Some(tip);
+    Ok(State { flushed, tip, page_size, disk, snapshots, mark, noted: mark, ..State::default() })
 }
 
 /// Generations that never got their first snapshot, or whose deletion did not finish.

@@ -22,6 +22,7 @@ mod claim;
 mod flush;
 pub mod layout;
 mod load;
+mod mark;
 mod reader;
 mod segment;
 mod snapshot;
@@ -97,6 +98,11 @@ struct State {
     damage: Option<String>,
     /// Where the generation before ended.
     ended: Option<Pos>,
+    /// The wal-index's count at the tip, if it is known.
+    mark: Option<mark::Mark>,
+    /// The same when everything was in files last, and what of it is noted there.
+    settled: Option<mark::Mark>,
+    noted: Option<mark::Mark>,
 }
 
 /// Sizes for the tables and metrics.
@@ -179,6 +185,16 @@ impl Log {
 
     /// Appends captured bytes. They start where history ends, or at offset 0 of the next index.
     pub fn append(&self, segment: Segment, chain: Chain) -> Result<()> {
+        self.append_counted(segment, chain, None)
+    }
+
+    /// The same. `change`: what the wal-index has counted where they end, if that is known.
+    pub fn append_counted(
+        &self,
+        segment: Segment,
+        chain: Chain,
+        change: Option<u32>,
+    ) -> Result<()> {
         let mut state = lock(&self.state);
         let tip = state.tip.ok_or_else(Error::no_generation)?;
         let same = segment.pos == tip.pos;
@@ -190,6 +206,7 @@ impl Log {
             return Err(Error::new(ErrorKind::Bug, why));
         }
         state.tip = Some(Tip { pos: segment.end(), chain: Some(chain) });
+        state.mark = change.map(|change| mark::Mark { pos: segment.end(), change });
         state.tail_bytes += segment.raw.len();
         state.unflushed_bytes += segment.raw.len();
         state.tail.push_back(Arc::new(segment));
