@@ -62,7 +62,8 @@ fn traps_beside_a_database_harm_nobody() {
     let source = host.open(folder.file("source.db"));
     source.script("CREATE TABLE t(x); INSERT INTO t VALUES (1)");
     let url = serve(&source);
-    let of_primary = ["lock", "generation", "generation.tmp", "address", "address.tmp"];
+    let of_primary =
+        ["lock", "generation", "generation.tmp", "address", "address.tmp", "change", "change.tmp"];
     let of_replica =
         ["replica", "replica.tmp", "position", "filling", "intents-0", "intents-1", "lock"];
     let names = of_primary.map(|name| (name, true)).into_iter();
