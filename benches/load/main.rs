@@ -7,14 +7,16 @@
 //! reach   from the return of COMMIT until 1, 10 and 100 replicas show the row
 //! flat    writers flat out, in turns without and with the extension: commit times, the slowest
 //!         ones and what they waited for, how long the WAL became and how large the log
+//! verify  litestream_verify, in bytes a second, beside reading the file and hashing it
 //! ```
 //!
 //! | variable    | default       | is                                                            |
 //! |-------------|---------------|---------------------------------------------------------------|
-//! | `PARTS`     | all three     | which of the parts, with commas                               |
+//! | `PARTS`     | all but verify| which of the parts, with commas                               |
 //! | `SIZES`     | `1,10,100`    | how many databases and followers                              |
 //! | `MINUTES`   | 1             | how long the served databases are written flat out, in all    |
 //! | `WRITERS`   | see `CASES`   | cases of `flat`, such as `NORMAL:1,OFF:2`: synchronous and how many writers |
+//! | `MIB`       | 256           | size of the database that is verified                         |
 //! | `IDLE_S`    | 5             | how long a process is watched doing nothing, in seconds       |
 //!
 //! The SQLite is the bundled one. With 100 replicas on few processors most of what `reach` measures
@@ -36,6 +38,7 @@ mod scale;
 #[path = "../live/statistics.rs"]
 mod statistics;
 mod usage;
+mod verify;
 
 use folder::Folder;
 use report::Report;
@@ -53,6 +56,7 @@ fn main() {
             "scale" => scale::run(&folder, &mut report),
             "reach" => reach::run(&folder, &mut report),
             "flat" => flat::run(&folder, &mut report),
+            "verify" => verify::run(&folder, &mut report),
             other => panic!("PARTS: what is {other}?"),
         }
     }
