@@ -86,9 +86,12 @@ fn refusals() {
         let error = replica.fails(sql);
         assert!(error.contains(words), "{error}");
     };
-    fails(r#"SELECT litestream_verify('{"repair": "yes"}')"#, "repair");
-    fails(r#"SELECT litestream_verify('{"timeout_ms": 0}')"#, "timeout_ms");
-    fails(r#"SELECT litestream_verify('{"page": 1}')"#, "page");
+    let repair = r#"option "repair": expected true or false, got "yes""#;
+    fails(r#"SELECT litestream_verify('{"repair": "yes"}')"#, repair);
+    let timeout = r#"option "timeout_ms": expected a whole number from 1 to 86400000, got 0"#;
+    fails(r#"SELECT litestream_verify('{"timeout_ms": 0}')"#, timeout);
+    let unknown = r#"unknown option "page"; known options: repair, schema, timeout_ms"#;
+    fails(r#"SELECT litestream_verify('{"page": 1}')"#, unknown);
     let error = pair.primary.fails(r#"SELECT litestream_verify('{"repair": true}')"#);
     assert!(error.contains("nothing to compare"), "{error}");
     replica.int("SELECT litestream_stop('follow')");
