@@ -14,6 +14,7 @@ const YEARS: &str = "SELECT CAST(strftime('%Y', 'now') AS INTEGER)";
 struct Clock {
     host: Host,
     offset: PathBuf,
+    slept: PathBuf,
 }
 
 impl Clock {
@@ -24,10 +25,19 @@ impl Clock {
         let flags = ["-shared", "-fPIC", "-O1", source, "-o"];
         let built = Command::new(compiler).args(flags).arg(&library).status().unwrap();
         assert!(built.success(), "{source} does not compile");
+        let slept = folder.file(&format!("{name}-slept"));
         std::fs::write(&offset, "0").unwrap();
+        std::fs::write(&slept, "0").unwrap();
         let preload = format!("LD_PRELOAD={}", library.display());
         let control = format!("CLOCK_OFFSET={}", offset.display());
-        Clock { host: Host::under(&["env", &preload, &control]), offset }
+        let sleep = format!("CLOCK_SLEPT={}", slept.display());
+        Clock { host: Host::under(&["env", &preload, &control, &sleep]), offset, slept }
+    }
+
+    /// The machine slept for so many seconds, in all.
+    fn sleep(&self, seconds: i64) {
+        std::fs::write(&self.slept, seconds.to_string()).unwrap();
+        self.set(seconds);
     }
 
     /// Sets it so many seconds ahead of what it is.
@@ -123,5 +133,37 @@ fn a_clock_that_jumps_ages_no_history() {
     // Those that were asked for, and the first; none because of the time.
     assert!(snapshots().count() <= 5, "{:?}", snapshots().collect::<Vec<_>>());
     assert_eq!(db.value("SELECT error FROM litestream_replicas"), Value::Null);
+    db.run("SELECT litestream_stop()").unwrap();
+}
+
+/// A machine that slept has not got a wrong clock: it was said to, and kept what was old.
+#[test]
+fn a_machine_that_slept_is_believed() {
+    let folder = Folder::new("net-clock-slept");
+    let clock = Clock::new(&folder, "here");
+    let db = clock.host.open(folder.file("p.db"));
+    make_ledger(&db);
+    let options = json!({"sync_interval": "20ms", "retention": "2h", "snapshot_interval": "1h"});
+    let url = format!("file://{}", folder.file("archive").display());
+    db.text(&format!("SELECT litestream_replicate('{url}', '{options}')"));
+    let snapshot = || {
+        db.text("SELECT litestream_checkpoint('RESTART')");
+        db.run("INSERT INTO ledger VALUES (1, 1, 1)").unwrap();
+        db.text("SELECT litestream_snapshot()");
+        db.text("SELECT litestream_sync()");
+    };
+    snapshot();
+    let told = "SELECT count(*) FROM litestream_log WHERE message LIKE '%clock has moved ahead%'";
+    clock.sleep(5 * HOUR);
+    snapshot();
+    snapshot();
+    assert_eq!(db.int(told), 0);
+    // Unlike one that was set: this is the same, and noticed.
+    clock.set(5 * HOUR + 10 * HOUR);
+    snapshot();
+    until("the jump to be told of", || {
+        db.run("INSERT INTO ledger VALUES (2, 2, 2)").unwrap();
+        (db.int(told) == 1).then_some(())
+    });
     db.run("SELECT litestream_stop()").unwrap();
 }
