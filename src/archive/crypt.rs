@@ -324,6 +324,7 @@ mod tests {
             let object = io::Cursor::new([MAGIC, b"\n", lines.as_bytes()].concat()).chain(endless);
             let error = keys.decrypt(Box::new(object)).err().unwrap();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{line:?}: {error}");
+            assert!(error.to_string().contains("without end"), "{line:?}: {error}");
         }
         // As many as anybody has keys for are read.
         let many: Vec<Identity> = (0..RECIPIENTS_MAX).map(|_| Identity::generate()).collect();

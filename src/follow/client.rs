@@ -84,10 +84,8 @@ impl Client {
         let number = |name: &str| text_of(&headers, name).and_then(|text| text.parse().ok());
         let pos = text_of(&headers, "Litestream-Pos").and_then(|text| text.parse().ok());
         match (pos, page_size_in(&headers), number("Litestream-Page-Count")) {
-            (Some(_), Some(_), Some(page_count)) if page_count > PAGE_NO_MAX => {
-                Err(Error::peer(format!("the upstream says it has {page_count} pages")))
-            }
             (Some(pos), Some(page_size), Some(page_count)) => {
+                let page_count = possible(page_count)?;
                 Ok(Checksums { pos, page_size, page_count, body: Box::new(body) })
             }
             _ => Err(unsupported()),
@@ -146,6 +144,14 @@ pub struct Checksums {
     pub page_count: u32,
     /// The checksums: see serve/checksums.rs.
     pub body: Box<dyn Body>,
+}
+
+/// A number of pages that a database can have.
+fn possible(page_count: u32) -> Result<u32> {
+    if page_count > PAGE_NO_MAX {
+        return Err(Error::peer(format!("the upstream says it has {page_count} pages")));
+    }
+    Ok(page_count)
 }
 
 /// A header's value, if it is visible ASCII.
@@ -256,6 +262,13 @@ fn from_body(error: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Pages are counted from 1 in 32 bits: of so many there is no end.
+    #[test]
+    fn there_are_fewer_pages_than_numbers() {
+        assert_eq!(possible(u32::MAX - 1).unwrap(), u32::MAX - 1);
+        assert_eq!(possible(u32::MAX).unwrap_err().kind(), ErrorKind::Peer);
+    }
 
     #[test]
     fn refusals_pass_the_reason_on_and_advise() {

@@ -113,12 +113,12 @@ fn labels() -> Vec<Attack> {
             let whole = fs::read(object(root, "wal.lz4")).unwrap();
             replace(root, "snapshot.lz4", &whole);
         }),
-        attack("an age header without end", &["encrypt"], |root, _| {
+        attack("an age header without end", &["header without end"], |root, _| {
             let line = "-> X25519 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n";
             let header = format!("age-encryption.org/v1\n{}", line.repeat(1 << 18));
             replace(root, "snapshot.lz4", header.as_bytes());
         }),
-        attack("an age header on one line", &["encrypt"], |root, _| {
+        attack("an age header on one line", &["header without end"], |root, _| {
             let header = format!("age-encryption.org/v1\n-> {}", "a".repeat(32 << 20));
             replace(root, "snapshot.lz4", header.as_bytes());
         }),

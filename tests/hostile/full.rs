@@ -162,6 +162,8 @@ fn outgrow(host: &Host, replica: &Path, expected: &str, bound: &dyn Bound) {
         reader.close();
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+    let wal = litestream::files::with_suffix(replica, "-wal");
+    until("the disk to be given back", || (wal.metadata().ok()?.len() < 1 << 20).then_some(()));
     // A new replica finds no room for its first snapshot.
     let path = replica.with_extension("new");
     let new = host.open(&path);
