@@ -66,6 +66,8 @@ pub struct Applier {
     written: Option<Chain>,
     /// How many of these there are.
     spilled: u32,
+    /// Bytes may be after the published frames.
+    is_torn: bool,
     checkpoint_seq: u32,
     batch: Batch,
     out: Vec<u8>,
@@ -110,6 +112,7 @@ impl Applier {
             published,
             written: published,
             spilled: 0,
+            is_torn: false,
             checkpoint_seq: on_file.map_or(0, |header| header.checkpoint_seq),
             batch: Batch::new(page_size),
             out: Vec::new(),
@@ -209,6 +212,7 @@ impl Applier {
         let max_frame = self.frame_after(first, self.batch.numbers().len())? - 1;
         let local = LocalState { salts: chain.salts, max_frame, checksum: chain.checksum };
         self.intents.append(upstream, local)?;
+        self.is_torn = true;
         self.write_out(first)?;
         self.enter(first)?;
 
@@ -227,7 +231,7 @@ impl Applier {
         self.upstream = Some(upstream);
         self.published = Some(chain);
         self.written = self.published;
-        self.spilled = 0;
+        (self.spilled, self.is_torn) = (0, false);
         self.batch.clear();
         self.out.clear();
         self.out.shrink_to(super::frames::BATCH_BYTES / 4);
@@ -241,9 +245,13 @@ impl Applier {
         if std::mem::take(&mut self.spilled) > 0 {
             // Entries that stay are found, and removed, when their places are needed.
             let _ = self.index.clean_above(self.header.max_frame);
-            // Nobody reads frames after the last commit. Those that stay are written over.
+        }
+        if std::mem::take(&mut self.is_torn) {
+            // Nobody reads what is after the last commit. What stays is written over.
             let end = wal_size(self.page_size, u64::from(self.header.max_frame));
-            let _ = self.wal.set_len(end);
+            if self.wal.metadata().is_ok_and(|meta| meta.len() > end) {
+                let _ = self.wal.set_len(end);
+            }
         }
     }
 
@@ -351,6 +359,7 @@ impl Applier {
         self.out.clear();
         self.batch.encode(&mut chain, 0, &mut self.out);
         self.frame_after(first, self.batch.numbers().len())?;
+        self.is_torn = true;
         self.write_out(first)?;
         self.enter(first)?;
         let frames = u32::try_from(self.batch.numbers().len()).unwrap_or(u32::MAX);

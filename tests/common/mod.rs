@@ -249,12 +249,6 @@ impl Host {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// The most memory counts from now on, in KiB: what it has now.
-    pub fn forget_peak_kib(&self) -> u64 {
-        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").unwrap();
-        self.peak_kib()
-    }
-
     /// kill -9, and gone.
     pub fn kill(mut self) {
         self.end();
