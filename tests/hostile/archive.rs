@@ -223,7 +223,7 @@ fn no_archive_does_harm() {
             Ok(_) => until(name, || {
                 let found = "SELECT error, state FROM litestream_databases
                     WHERE error NOTNULL OR state = 'streaming'";
-                let found = replica.run(found).unwrap();
+                let found = any.run(found).unwrap();
                 let row = found.as_array()?.first()?;
                 Some(row[0].as_str().map_or(Ok(()), |error| Err(error.to_owned())))
             }),

@@ -54,6 +54,8 @@ fn an_upstream_cannot_make_a_replica_larger_than_it_may_be() {
     let folder = Folder::new("max-bytes");
     let host = Host::app();
     let plain = Host::plain();
+    // The replica's own connection may find it locked.
+    let any = host.open(":memory:");
     for (number, (expected, max, lie)) in lies().into_iter().enumerate() {
         let path = folder.file(&format!("r{number}.db"));
         let replica = host.open(&path);
@@ -61,7 +63,7 @@ fn an_upstream_cannot_make_a_replica_larger_than_it_may_be() {
         let options = json!({"wait_ms": 0, "max_bytes": max});
         replica.run(&format!("SELECT litestream_follow('{}', '{options}')", liar.url)).unwrap();
         let error = until(expected, || {
-            let error = replica.value("SELECT error FROM litestream_databases");
+            let error = any.value("SELECT error FROM litestream_databases");
             error.as_str().filter(|error| error.contains(expected)).map(str::to_owned)
         });
         assert!(error.contains(&max.to_string()), "{number}: {error}");
