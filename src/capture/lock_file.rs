@@ -5,13 +5,15 @@
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::pin::Bell;
 use super::{Shared, State};
-use crate::error::Result;
+use crate::error::{Result, lock};
 use crate::host::os;
 use crate::registry;
 
@@ -72,16 +74,22 @@ impl LockFile {
     /// Sleeps until the process that has the lock has ended, [`STANDBY_POLL`] is over, or we are
     /// to stop. Nobody holds the WAL until one of those who stand by does.
     fn wait_for_holder(&self, shared: &Shared, woken: &Receiver<()>) {
-        let Some(holder) = os::lock_holder(&self.file) else {
+        let (Some(holder), Ok(leave)) = (os::lock_holder(&self.file), Bell::new()) else {
             shared.pause(woken, STANDBY_POLL);
             return;
         };
+        let leave = Arc::new(leave);
+        *lock(&shared.leave) = Some(Arc::clone(&leave));
         let flags = PollFlags::IN;
-        let mut fds = [PollFd::new(&holder, flags), PollFd::new(&shared.leave, flags)];
+        let mut fds = [PollFd::new(&holder, flags), PollFd::new(&*leave, flags)];
         let millis = i64::try_from(STANDBY_POLL.as_millis()).unwrap_or(0);
         let wait = Timespec { tv_sec: 0, tv_nsec: millis * 1_000_000 };
-        // Whatever comes of it, the lock is tried next.
-        let _ = poll(&mut fds, Some(&wait));
+        // Whoever stops us says so before he rings.
+        if !shared.stopping() {
+            // Whatever comes of it, the lock is tried next.
+            let _ = poll(&mut fds, Some(&wait));
+        }
+        *lock(&shared.leave) = None;
     }
 
     /// Waits until this process is the one that captures. False: it was stopped first.

@@ -174,8 +174,9 @@ struct Shared {
     counters: Counters,
     /// Wakes the keeper.
     wake: Sender<()>,
-    /// Wakes it from standing by, to stop.
-    leave: pin::Bell,
+    /// Wakes it from standing by, to stop; there is one while it does only, for it takes a
+    /// descriptor.
+    leave: Mutex<Option<Arc<pin::Bell>>>,
 }
 
 /// One captured database.
@@ -206,7 +207,7 @@ impl Capture {
             stop: AtomicBool::new(false),
             counters: Counters::default(),
             wake,
-            leave: pin::Bell::new()?,
+            leave: Mutex::new(None),
         });
         // Tried here once, so that the caller knows at once whether it stands by.
         let lock_file = lock_file::LockFile::open(&shared)?;
@@ -340,7 +341,9 @@ impl Capture {
     /// Stops the threads, writes what is captured to files and lets the WAL go.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.shared.leave.ring();
+        if let Some(leave) = lock(&self.shared.leave).as_ref() {
+            leave.ring();
+        }
         self.shared.wake_keeper();
         if let Some(keeper) = lock(&self.keeper).take() {
             registry::join(keeper);
