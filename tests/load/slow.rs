@@ -13,7 +13,7 @@ use crate::usage::folder_bytes;
 const WRITTEN: f64 = (48 << 20) as f64;
 const LOG_BYTES: u64 = 2 << 20;
 /// The most the primary's memory may grow: the tail of the log, and some segments on their way.
-const GROWTH_KIB: u64 = 96 << 10;
+const GROWTH_KIB: u64 = 112 << 10;
 
 fn signal(host: &Host, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(host.pid()).unwrap()).unwrap();
