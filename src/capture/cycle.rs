@@ -45,6 +45,8 @@ pub(super) struct Cycle<'s> {
     gate_again: Instant,
     /// When the gate was opened last, and how long it had been closed.
     gated: Option<(Instant, Duration)>,
+    /// How often holds were too short for the device, see [`policy::gate`].
+    stretch: u32,
 }
 
 impl<'s> Cycle<'s> {
@@ -56,7 +58,8 @@ impl<'s> Cycle<'s> {
         shared: &'s Shared,
     ) -> Self {
         let (log, counters, stop) = (shared.log.as_ref(), &shared.counters, &shared.stop);
-        Cycle { pin, sql, scanner, log, counters, stop, gate_again: Instant::now(), gated: None }
+        let gate_again = Instant::now();
+        Cycle { pin, sql, scanner, log, counters, stop, gate_again, gated: None, stretch: 0 }
     }
 
     /// Checkpoints. Afterwards the WAL is armed, or a writer was too busy and it is tried again
@@ -73,8 +76,7 @@ impl<'s> Cycle<'s> {
             if !self.settle()? || self.pin.view().is_armed() {
                 return Ok(done);
             }
-            let frames = lock(self.scanner).frames();
-            if self.pin.view().tail() <= policy::gate(frames).frames {
+            if self.pin.view().tail() <= self.patience().frames {
                 break;
             }
         }
@@ -141,10 +143,18 @@ impl<'s> Cycle<'s> {
         done
     }
 
+    /// How hard the gate may be tried now.
+    fn patience(&self) -> policy::Gate {
+        policy::gate(lock(self.scanner).frames(), self.stretch)
+    }
+
     /// Whether writers have had their time since the gate was closed last.
     fn may_close_gate(&self) -> bool {
         let now = Instant::now();
-        let open_for = policy::gate(lock(self.scanner).frames()).open_for;
+        if policy::is_hold_useless(lock(self.scanner).frames(), self.stretch) {
+            return false;
+        }
+        let open_for = self.patience().open_for;
         let rested = |(opened, held): (Instant, Duration)| now >= opened + held * open_for;
         now >= self.gate_again && self.gated.is_none_or(rested)
     }
@@ -157,7 +167,7 @@ impl<'s> Cycle<'s> {
         // What is in files already need not be written while writers wait.
         self.capture()?;
         self.log.flush(Pack::Stored, false)?;
-        let patience = policy::gate(lock(self.scanner).frames());
+        let patience = self.patience();
         let closed = self.pin.slot() == Some(GATE_SLOT)
             && self.pin.close_gate(patience.budget, patience.limit)?;
         if !closed {
@@ -171,6 +181,7 @@ impl<'s> Cycle<'s> {
         let done = self.behind_the_gate(Instant::now() + patience.limit);
         let held = self.pin.open_gate();
         self.count_gate(held, patience.limit);
+        self.stretch = policy::stretch_after(held, patience.limit, self.stretch);
         self.gated = Some((Instant::now(), held));
         done
     }

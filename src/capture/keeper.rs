@@ -120,6 +120,7 @@ fn run_session(
         cycle,
         tried_at: 0,
         flushed: Instant::now(),
+        captured: 0,
         finishing: None,
     };
     let worker = {
@@ -157,7 +158,9 @@ struct Keeper<'s> {
     cycle: Cycle<'s>,
     tried_at: u32,
     flushed: Instant,
-    /// The thread that brings a snapshot to the disk.
+    /// WAL bytes captured at the last look whether to write files.
+    captured: u64,
+    /// The thread that brings a snapshot, or many segments, to the disk.
     finishing: Option<JoinHandle<()>>,
 }
 
@@ -242,7 +245,7 @@ impl Keeper<'_> {
         let due = untried && !self.cycle.pin.view().is_armed();
         if due || self.cycle.pin.slot().is_some() {
             TICK
-        } else if self.shared.log.unflushed_bytes() > 0 {
+        } else if self.shared.log.unflushed_bytes() > 0 || self.shared.log.unsynced_files() > 0 {
             FLUSH_EVERY.saturating_sub(self.flushed.elapsed()).max(TICK)
         } else {
             IDLE
@@ -270,17 +273,33 @@ impl Keeper<'_> {
     }
 
     fn flush_if_due(&mut self) -> Result<()> {
-        let bytes = self.shared.log.unflushed_bytes();
-        if bytes == 0 {
+        let log = &self.shared.log;
+        if log.unflushed_bytes() == 0 && log.unsynced_files() == 0 {
             self.flushed = Instant::now();
         } else if self.flushed.elapsed() >= FLUSH_EVERY {
-            // A writer fast enough to make large batches would wait for its own fsyncs behind ours;
-            // what a power loss takes from the log then costs a new generation, never a wrong one.
-            let pack = policy::pack(bytes);
-            self.shared.log.flush(pack, pack == Pack::Compressed)?;
+            let captured = self.shared.counters.wal_bytes.load(Ordering::Relaxed);
+            let grown = captured.wrapping_sub(std::mem::replace(&mut self.captured, captured));
+            log.flush(policy::pack(log.unflushed_bytes()), false)?;
+            // A writer this fast would wait for its own fsyncs behind ours; what a power loss takes
+            // from the log then costs a new generation, never a wrong one.
+            if grown <= policy::SYNCED_BYTES_MAX {
+                self.sync()?;
+            }
             self.flushed = Instant::now();
         }
         Ok(())
+    }
+
+    /// Brings the log's files to the disk: at once if they are few, else by a thread, since a device
+    /// may take its time for each.
+    fn sync(&mut self) -> Result<()> {
+        if self.shared.log.unsynced_files() <= policy::SYNCED_FILES_MAX {
+            return self.shared.log.flush(Pack::Compressed, true);
+        }
+        if self.finishing.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Ok(());
+        }
+        self.finish_later(|shared| shared.log.flush(Pack::Compressed, true))
     }
 
     fn snapshot_if_due(&mut self) -> Result<()> {
@@ -308,14 +327,24 @@ impl Keeper<'_> {
             (Err(error), Some(answer)) => return reply(answer, Err(error)),
             (Err(error), None) => return Err(error),
         };
-        let (shared, session) = (Arc::clone(self.shared), Arc::clone(self.session));
-        self.finishing = Some(registry::spawn_worker("litestream-snap", move || {
-            let done = guard("a snapshot", || begin::finish(&shared, copy, bytes_max));
-            let ends = match (done, answer) {
+        self.finish_later(move |shared| {
+            let done = guard("a snapshot", || begin::finish(shared, copy, bytes_max));
+            match (done, answer) {
                 (done, Some(answer)) => reply(&answer, done),
                 (done, None) => done.map(|_| ()),
-            };
-            if let Err(error) = ends {
+            }
+        })
+    }
+
+    /// Leaves to a thread what waits for a disk. Its error ends the session.
+    fn finish_later(
+        &mut self,
+        work: impl FnOnce(&Shared) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        self.finished();
+        let (shared, session) = (Arc::clone(self.shared), Arc::clone(self.session));
+        self.finishing = Some(registry::spawn_worker("litestream-snap", move || {
+            if let Err(error) = guard("work on the log", || work(&shared)) {
                 *lock(&session.failed) = Some(error);
                 shared.wake_keeper();
             }
@@ -323,7 +352,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// Waits for the thread that brings a snapshot to the disk.
+    /// Waits for the thread that brings things to the disk.
     fn finished(&mut self) {
         if let Some(thread) = self.finishing.take() {
             registry::join(thread);

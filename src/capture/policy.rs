@@ -15,6 +15,10 @@ const QUIET: Duration = Duration::from_millis(1);
 pub(super) const UNFLUSHED_BYTES_MAX: usize = 8 << 20;
 /// Batches up to this size are compressed; larger ones come from a writer faster than compression.
 const COMPRESS_BYTES_MAX: usize = 1 << 20;
+/// Segments are synced every second as long as no more than this was captured in it.
+pub(super) const SYNCED_BYTES_MAX: u64 = 1 << 20;
+/// More files than these are synced by a thread of their own.
+pub(super) const SYNCED_FILES_MAX: usize = 4;
 /// The least a log may hold before a new snapshot bounds it, in bytes.
 pub const LOG_BYTES_MIN: u64 = 64 << 20;
 
@@ -44,21 +48,50 @@ pub(super) struct Gate {
     pub(super) frames: u32,
 }
 
+/// Frames from which on the gate may stay closed for as long as the device needs: a quarter of
+/// what the WAL is to be at most.
+const LONG_FRAMES: u32 = 8 * CHECKPOINT_FRAMES;
+/// Trying keeps nobody out, but takes a processor.
+const BUDGET_MS_MAX: u32 = 250;
+/// How often the limit may double: 38 ms become 1.2 s.
+pub(super) const STRETCH_MAX: u32 = 5;
+
 /// A WAL that has grown far beyond the threshold is worth more patience, a longer hold on a device
-/// that syncs slowly, and a larger part of the writers' time: at first a tenth, in the end half.
+/// that syncs slowly, and a larger part of the writers' time: at first a fifth, in the end half.
+///
+/// A checkpoint syncs twice. Where that takes longer than a hold, no hold is of any use, and the
+/// WAL would grow for as long as somebody writes. So each hold that was too short doubles the
+/// next one (`stretch`), and writers are held only every [`LONG_FRAMES`]: less often than by
+/// SQLite, which has them wait for the same syncs every [`CHECKPOINT_FRAMES`].
 ///
 /// SQLite's own waits for a gate get longer, and at 38 ms one of them ends at 39.6 ms: a writer
 /// that met the gate as it closed goes on then. The next would end at 48.4 ms. Whoever is in one
 /// when the gate opens begins before it may close again, since no wait is as long as all before it.
-pub(super) fn gate(frames: u32) -> Gate {
+pub(super) fn gate(frames: u32, stretch: u32) -> Gate {
     let ms = |ms: u32| Duration::from_millis(ms.into());
     let (limit, open_for, tail) = match frames / CHECKPOINT_FRAMES {
-        0..4 => (20, 9, 250),
-        4..8 => (38, 3, 1000),
-        _ => (38, 1, 4000),
+        0..4 => (20, 4, 500),
+        4..8 => (38, 2, 1000),
+        _ => (38 << stretch.min(STRETCH_MAX), 1, 4000),
     };
-    let budget = (frames / CHECKPOINT_FRAMES).clamp(2, 16);
+    let budget = (frames / CHECKPOINT_FRAMES).clamp(2, BUDGET_MS_MAX);
     Gate { budget: ms(budget), limit: ms(limit), open_for, frames: tail }
+}
+
+/// Whether a hold is known to be too short for the device, and a longer one not due yet.
+pub(super) fn is_hold_useless(frames: u32, stretch: u32) -> bool {
+    stretch > 0 && frames < LONG_FRAMES
+}
+
+/// How often the limit is to be doubled after a hold of `held`.
+pub(super) fn stretch_after(held: Duration, limit: Duration, stretch: u32) -> u32 {
+    if held > limit {
+        (stretch + 1).min(STRETCH_MAX)
+    } else if held * 4 < limit {
+        stretch.saturating_sub(1)
+    } else {
+        stretch
+    }
 }
 
 /// Whether to checkpoint now.
@@ -113,13 +146,35 @@ mod tests {
     fn the_gate_is_tried_harder_the_longer_the_wal() {
         let check = |wal, budget, limit, open_for, frames| {
             let (budget, limit) = (Duration::from_millis(budget), Duration::from_millis(limit));
-            assert_eq!(gate(wal), Gate { budget, limit, open_for, frames }, "{wal}");
+            assert_eq!(gate(wal, 0), Gate { budget, limit, open_for, frames }, "{wal}");
         };
-        check(0, 2, 20, 9, 250);
-        check(3999, 3, 20, 9, 250);
-        check(4000, 4, 38, 3, 1000);
+        check(0, 2, 20, 4, 500);
+        check(3999, 3, 20, 4, 500);
+        check(4000, 4, 38, 2, 1000);
         check(8000, 8, 38, 1, 4000);
-        check(u32::MAX, 16, 38, 1, 4000);
+        check(64_000, 64, 38, 1, 4000);
+        check(u32::MAX, 250, 38, 1, 4000);
+    }
+
+    #[test]
+    fn a_hold_gets_as_long_as_the_device_needs_and_no_longer() {
+        let ms = Duration::from_millis;
+        let mut stretch = 0;
+        for expected in [38, 76, 152, 304] {
+            let limit = gate(8000, stretch).limit;
+            assert_eq!(limit, ms(expected));
+            stretch = stretch_after(ms(200), limit, stretch);
+        }
+        assert_eq!(stretch, 3, "long enough");
+        assert_eq!(gate(7999, stretch).limit, ms(38));
+        assert!(is_hold_useless(7999, stretch) && !is_hold_useless(8000, stretch));
+        assert!(!is_hold_useless(1000, 0));
+        for expected in [2, 1, 0, 0] {
+            stretch = stretch_after(ms(5), gate(8000, stretch).limit, stretch);
+            assert_eq!(stretch, expected);
+        }
+        assert_eq!(gate(u32::MAX, 99).limit, ms(38 << STRETCH_MAX));
+        assert_eq!(stretch_after(ms(9999), ms(1216), STRETCH_MAX), STRETCH_MAX);
     }
 
     #[test]

@@ -105,6 +105,11 @@ impl Log {
         done
     }
 
+    /// How many files a power loss could take.
+    pub fn unsynced_files(&self) -> usize {
+        lock(&self.flusher).0.len()
+    }
+
     /// The next segments of one index that make one file.
     fn next_group(&self) -> Option<Vec<Arc<Segment>>> {
         let mut state = lock(&self.state);

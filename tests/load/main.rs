@@ -10,6 +10,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod databases;
+mod disk;
 mod followers;
 mod slow;
 #[path = "../../benches/load/usage.rs"]
