@@ -290,7 +290,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// Brings the log's files to the disk: at once if they are few, else by a thread, since a device
+    /// Brings the log's files to the disk: at once if they are few, else by a thread, since a disk
     /// may take its time for each.
     fn sync(&mut self) -> Result<()> {
         if self.shared.log.unsynced_files() <= policy::SYNCED_FILES_MAX {
