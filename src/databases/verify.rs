@@ -15,6 +15,7 @@ use super::{Database, find, sync};
 use crate::archive::ArchiveOptions;
 use crate::archive::sink::{Target, Until};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault;
 use crate::files::with_suffix;
 use crate::follow::{self, Follower, InArchive, Verdict};
 use crate::pages::{BATCH_BYTES, Differences, Frozen, page_sum};
@@ -157,7 +158,8 @@ fn compare(
 fn read(file: &File, out: &mut [u8], offset: u64) -> Result<()> {
     let mut done = 0;
     while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        let read = file.read_at(rest, offset + done as u64);
+        let read = fault::at("verify/restored/read")
+            .and_then(|()| file.read_at(rest, offset + done as u64));
         match read.context(|| "cannot read what was restored".into())? {
             0 => {
                 rest.fill(0);

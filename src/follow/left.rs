@@ -14,6 +14,7 @@ use std::path::Path;
 
 use super::dir::ReplicaDir;
 use crate::error::{Context, Result};
+use crate::fault;
 use crate::files::{open_beside, text_beside};
 use crate::registry::{self, Level};
 
@@ -30,8 +31,13 @@ pub fn leave(dir: &ReplicaDir, database: &Path) -> Result<()> {
     let Some(line) = line_of(database) else { return Ok(()) };
     let path = dir.path().join(LEFT);
     let mut options = OpenOptions::new();
-    open_beside(&path, options.write(true).create(true).truncate(true))
-        .and_then(|mut file| file.write_all(line.as_bytes()))
+    let mut open = || open_beside(&path, options.write(true).create(true).truncate(true));
+    fault::at("follow/left/open")
+        .and_then(|()| open())
+        .and_then(|mut file| {
+            let write = |part: &[u8]| file.write_all(part);
+            fault::write("follow/left/write", line.as_bytes(), write)
+        })
         .context(|| format!("cannot write {}", path.display()))
 }
 
@@ -39,7 +45,7 @@ pub fn leave(dir: &ReplicaDir, database: &Path) -> Result<()> {
 /// that it is not.
 pub fn is_as_left(dir: &ReplicaDir, database: &Path) -> bool {
     let path = dir.path().join(LEFT);
-    match text_beside(&path) {
+    match fault::at("follow/left/read").and_then(|()| text_beside(&path)) {
         Ok(noted) => Some(noted) == line_of(database),
         Err(error) if error.kind() == Io::NotFound => true,
         Err(error) => {
@@ -68,7 +74,7 @@ pub fn doubts(is_known: bool, as_left: bool, is_replica: bool) -> Option<String>
 /// It is followed from now on: what was noted is over.
 pub fn forget(dir: &ReplicaDir) -> Result<()> {
     let path = dir.path().join(LEFT);
-    match fs::remove_file(&path) {
+    match fault::at("follow/left/remove").and_then(|()| fs::remove_file(&path)) {
         Err(error) if error.kind() != Io::NotFound => {
             Err(error).context(|| format!("cannot remove {}", path.display()))
         }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use super::chunk::Sink;
 use super::session::Session;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fault;
 use crate::pages::{BATCH_BYTES, Frozen, Total, page_sum};
 
 /// The longest the WAL is kept from restarting.
@@ -84,6 +85,7 @@ fn send_sums(frozen: &mut Frozen, sink: &mut Sink<'_>, stopping: &AtomicBool) ->
 
 fn put_chunk(sink: &mut Sink<'_>, bytes: &[u8]) -> Result<()> {
     let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    let sent = sink.begin(len).and_then(|()| sink.put(bytes)).and_then(|()| sink.end());
+    let begun = fault::at("serve/checksums/send").and_then(|()| sink.begin(len));
+    let sent = begun.and_then(|()| sink.put(bytes)).and_then(|()| sink.end());
     sent.context(|| "cannot send".into())
 }

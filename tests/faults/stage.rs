@@ -21,16 +21,15 @@ use crate::cast::{Cast, Met, Side};
 use crate::common::*;
 use crate::points::is_best_effort;
 
-/// What an operation that failed leaves in a text.
-const MARKS: [&str; 5] =
-    ["os error 5)", "os error 28)", "os error 104)", "disk I/O error", "disk is full"];
 /// How long a call may take that an operation made fail.
 const CALL_MAX: Duration = DEADLINE;
-/// How long what went wrong may take to be told.
-const TOLD_MAX: Duration = Duration::from_secs(5);
+/// How long to wait for what a failed operation may have prevented.
+const PREVENTED_MAX: Duration = Duration::from_secs(1);
 const ARCHIVING: &str = r#"{"sync_interval": "20ms", "wait_ms": 5000}"#;
 
 const POLLING: &str = r#"{"poll_interval": "50ms", "wait_ms": 100}"#;
+
+const VERIFY: &str = "SELECT litestream_verify('{\"timeout_ms\": 1000}')";
 
 /// The processes, one round after the other.
 pub struct Stage {
@@ -180,8 +179,8 @@ impl<'s> Round<'s> {
             && kind != "kill"
             && kind != "hang"
         {
-            let texts = || self.texts(side).into_iter().find(|text| marked(text));
-            until_within(TOLD_MAX, &format!("{point} to be told: {:?}", self.said), texts);
+            let texts = || self.texts(side).into_iter().find(|text| marked(text, &kind));
+            until(&format!("{point} to be told: {:?}", self.said), texts);
         }
     }
 
@@ -233,6 +232,9 @@ impl<'s> Round<'s> {
         self.call(Side::Primary, "SELECT litestream_snapshot()");
         self.add(300_000);
         self.sync();
+        // Of the primary, what the follower asks for and what it has archived.
+        self.call(Side::Follower, VERIFY);
+        self.call(Side::Primary, VERIFY);
         self.call(Side::Primary, "SELECT litestream_stop()");
         self.begin_primary();
         self.add(100);
@@ -259,10 +261,11 @@ impl<'s> Round<'s> {
         self.add(100);
         self.caught_up();
         self.call(Side::Follower, "SELECT litestream_stop('follow')");
+        self.call(Side::Follower, "SELECT litestream_pos()");
         self.add(100);
         self.follow();
         self.caught_up();
-        self.call(Side::Follower, "SELECT litestream_verify()");
+        self.call(Side::Follower, VERIFY);
         // Nothing tells where it is: it is compared with a snapshot.
         self.call(Side::Follower, "SELECT litestream_stop('follow')");
         for name in ["intents-0", "intents-1"] {
@@ -314,7 +317,7 @@ impl<'s> Round<'s> {
     }
 
     fn follow(&mut self) {
-        let options = r#"{"wait_ms": 1000}"#;
+        let options = r#"{"wait_ms": 200}"#;
         let follow = format!("SELECT litestream_follow('http://{}', '{options}')", self.address);
         self.call(Side::Follower, &follow);
     }
@@ -354,7 +357,7 @@ impl<'s> Round<'s> {
     /// Waits for the replica, but not if it cannot get there.
     fn caught_up(&mut self) {
         if let Some(pos) = self.call(Side::Primary, "SELECT litestream_pos()") {
-            let wait = format!("SELECT litestream_wait({pos}, 3000)").replace('"', "'");
+            let wait = format!("SELECT litestream_wait({pos}, 600)").replace('"', "'");
             self.call(Side::Follower, &wait);
         }
     }
@@ -365,7 +368,7 @@ impl<'s> Round<'s> {
         let fails = self.cast.0.get(&Side::Follower).is_some_and(|plan| plan["nth"] != json!(null));
         let begin = std::time::Instant::now();
         let is_empty = || std::fs::metadata(&second).map_or(true, |meta| meta.len() == 0);
-        while is_empty() && begin.elapsed() < if fails { TOLD_MAX } else { DEADLINE } {
+        while is_empty() && begin.elapsed() < if fails { PREVENTED_MAX } else { DEADLINE } {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -395,6 +398,12 @@ impl<'s> Round<'s> {
     }
 }
 
-fn marked(text: &str) -> bool {
-    MARKS.iter().any(|mark| text.contains(mark))
+/// Whether a text tells of a failure of this kind, and not of another that came by itself.
+fn marked(text: &str, kind: &Value) -> bool {
+    let (code, of_sqlite) = match kind.as_str() {
+        Some("enospc" | "short") => ("os error 28)", "disk is full"),
+        Some("reset") => ("os error 104)", "disk I/O error"),
+        _ => ("os error 5)", "disk I/O error"),
+    };
+    text.contains(code) || text.contains(of_sqlite)
 }
