@@ -56,7 +56,7 @@ pub fn read(recording: &Path, folder: &Path) -> Vec<Event> {
     // Hexadecimal, so bytes are characters; a line being written is left for the next time.
     let text = String::from_utf8_lossy(&text);
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let wanted: String = bytes_of(folder).iter().map(|byte| format!("\\x{byte:02x}")).collect();
+    let wanted = hexadecimal(bytes_of(folder));
     let mut reader = Reader { folder, places: HashMap::new(), events: Vec::new() };
     let mut begun: HashMap<&str, (usize, u64, &str)> = HashMap::new();
     for (number, line) in whole.lines().enumerate() {
@@ -77,6 +77,11 @@ pub fn read(recording: &Path, folder: &Path) -> Vec<Event> {
     }
     reader.events.sort_by_key(|event| event.ended);
     reader.events
+}
+
+/// As the recording writes a text.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()
 }
 
 fn is_said(call: &str) -> bool {

@@ -2,6 +2,8 @@
 //! recorded.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::common::*;
@@ -38,7 +40,16 @@ impl Recorded {
     /// What happened below `folder` before `end` was said on `db`.
     pub fn events(&self, db: &Db, folder: &Path) -> Vec<Event> {
         mark(db, "end");
+        // All of it is read once: what says that it is whole is looked for in what was added.
+        let wanted = journal::hexadecimal(b"mark <end>");
+        let (mut file, mut added, mut said) = (File::open(&self.path).unwrap(), Vec::new(), false);
         until("the recording to be whole", || {
+            file.read_to_end(&mut added).unwrap();
+            said |= added.windows(wanted.len()).any(|part| part == wanted.as_bytes());
+            added.drain(..added.len().saturating_sub(wanted.len()));
+            if !said {
+                return None;
+            }
             let mut events = journal::read(&self.path, folder);
             let is_end = |event: &Event| marks(event).is_some_and(|said| said == "end");
             let end = events.iter().position(is_end)?;
@@ -179,9 +190,9 @@ fn meddle(db: &Db, replica: &Db, n: i64, rng: &mut Rng) {
             db.text("SELECT litestream_sync()");
             mark(db, &format!("synced {n}"));
         }
-        2 => drop(db.run("SELECT litestream_checkpoint('TRUNCATE')")),
-        3 => drop(db.run("SELECT litestream_checkpoint('PASSIVE')")),
-        4 => drop(db.run("SELECT litestream_snapshot()")),
+        2 => drop(db.text("SELECT litestream_checkpoint('TRUNCATE')")),
+        3 => drop(db.text("SELECT litestream_checkpoint('PASSIVE')")),
+        4 => drop(db.text("SELECT litestream_snapshot()")),
         5 => drop(catch_up(db, replica)),
         // The threads of the library get their turn.
         6..9 => std::thread::sleep(std::time::Duration::from_millis(rng.below(40))),
