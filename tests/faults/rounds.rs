@@ -67,7 +67,7 @@ fn each_name(met: &AllMet, mut plan: impl FnMut(&str) -> Value) -> BTreeMap<Side
     all
 }
 
-fn a_round_without_faults() -> &'static AllMet {
+pub fn a_round_without_faults() -> &'static AllMet {
     static MET: OnceLock<AllMet> = OnceLock::new();
     MET.get_or_init(|| {
         let met = Stage::new().play(&Cast::counting());
