@@ -11,9 +11,10 @@
 //! | 4       | end mark: a length of 0                                                           |
 //! | 0 or 4  | xxHash32 of the content, little-endian                                            |
 //!
-//! Written here: independent blocks of up to 4 MiB, either all stored, without a checksum (for a
-//! peer nearby or a file that is soon gone, and the bytes carry checksums of their own), or
-//! compressed with content size and checksum. Read here: any
+//! Written here: independent blocks of up to 4 MiB. [`write_stored`] and [`copy_stored`] store them
+//! without a checksum (for a peer nearby, and the bytes carry checksums of their own); an
+//! [`Encoder`] sums the content, whether it compresses or stores: what lay in a file is sent on
+//! without a look at the bytes' own checksums. Read here: any
 //! frame without a dictionary. A frame counts as whole if and only if its end mark has been seen,
 //! its sizes and checksums agree, and nothing follows it.
 
@@ -121,8 +122,8 @@ pub fn compress(bytes: &[u8]) -> Result<Vec<u8>> {
 pub struct Encoder<W: Write> {
     writer: W,
     content_size: Option<u64>,
-    /// Sums the content of compressed blocks; what is stored has checksums of its own.
-    hasher: Option<XxHash32>,
+    compresses: bool,
+    hasher: XxHash32,
     written: u64,
     /// What is left of the content after whole blocks, less than one.
     pending: Vec<u8>,
@@ -132,21 +133,8 @@ pub struct Encoder<W: Write> {
 
 impl<W: Write> Encoder<W> {
     /// Begins a frame. A content size, in bytes, must be true in the end.
-    pub fn new(writer: W, content_size: Option<u64>) -> Result<Self> {
-        Self::begin(writer, content_size, Some(XxHash32::with_seed(0)))
-    }
-
-    /// Begins a frame whose blocks are all stored: as fast as a copy. Nothing in it tells whether
-    /// the content is what was written.
-    pub fn stored(writer: W, content_size: Option<u64>) -> Result<Self> {
-        Self::begin(writer, content_size, None)
-    }
-
-    fn begin(mut writer: W, content_size: Option<u64>, hasher: Option<XxHash32>) -> Result<Self> {
-        let mut flags = VERSION | INDEPENDENT;
-        if hasher.is_some() {
-            flags |= CONTENT_CHECKSUM;
-        }
+    pub fn new(mut writer: W, content_size: Option<u64>) -> Result<Self> {
+        let mut flags = VERSION | INDEPENDENT | CONTENT_CHECKSUM;
         let mut descriptor = vec![0, BLOCK_SIZE_CODE];
         if let Some(size) = content_size {
             flags |= CONTENT_SIZE;
@@ -159,11 +147,17 @@ impl<W: Write> Encoder<W> {
         Ok(Self {
             writer,
             content_size,
-            hasher,
+            compresses: true,
+            hasher: XxHash32::with_seed(0),
             written: 0,
             pending: Vec::new(),
             compressed: Vec::new(),
         })
+    }
+
+    /// Begins a frame whose blocks are all stored: as fast as a copy and a checksum.
+    pub fn stored(writer: W, content_size: Option<u64>) -> Result<Self> {
+        Ok(Self { compresses: false, ..Self::new(writer, content_size)? })
     }
 
     /// Ends the frame and gives the writer back.
@@ -178,9 +172,7 @@ impl<W: Write> Encoder<W> {
             )));
         }
         self.writer.write_all(&[0; 4])?;
-        if let Some(hasher) = self.hasher {
-            self.writer.write_all(&hasher.finish_32().to_le_bytes())?;
-        }
+        self.writer.write_all(&self.hasher.finish_32().to_le_bytes())?;
         Ok(self.writer)
     }
 
@@ -198,10 +190,10 @@ impl<W: Write> Encoder<W> {
             return Ok(());
         }
         self.written += bytes.len() as u64;
-        let Some(hasher) = &mut self.hasher else {
+        self.hasher.write(bytes);
+        if !self.compresses {
             return write_block(&mut self.writer, bytes, STORED);
-        };
-        hasher.write(bytes);
+        }
         let room = block::get_maximum_output_size(bytes.len());
         if self.compressed.len() < room {
             self.compressed.resize(room, 0);
@@ -217,8 +209,8 @@ impl<W: Write> Encoder<W> {
 
 impl<W: Write> Write for Encoder<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let alone = if self.hasher.is_some() { BLOCK_SIZE } else { STORED_ALONE };
-        if bytes.len() >= alone && (self.pending.is_empty() || self.hasher.is_none()) {
+        let alone = if self.compresses { BLOCK_SIZE } else { STORED_ALONE };
+        if bytes.len() >= alone && (self.pending.is_empty() || !self.compresses) {
             self.gathered()?;
             let block = &bytes[..bytes.len().min(BLOCK_SIZE)];
             self.block(block)?;
