@@ -63,8 +63,10 @@ asan:  ## the same with AddressSanitizer
 	@scripts/setup memory
 	@scripts/memory asan
 
-bench: build  ## lag, write rates, archives; as tables and as JSON lines in target/bench/
+PARTS ?= scale,reach,flat,burst,first,peer,floor,table
+bench: setup  ## ours and the peers on the same work: one table, JSON lines in target/bench/
 	cargo bench --locked --bench live --bench archive
+	PARTS=$(PARTS) cargo bench --locked --bench load
 
 load: build  ## what many databases and followers cost, and writers flat out; MINUTES=10 for long
 	cargo bench --locked --bench load

@@ -32,6 +32,12 @@ impl Process {
         Process { role, child, input, output }
     }
 
+    /// The number of the process.
+    #[allow(dead_code, reason = "not every bench sends signals")]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn say(&mut self, call: &str, with: &Value) {
         let input = self.input.as_mut().unwrap();
         writeln!(input, "{}", json!({"call": call, "with": with})).unwrap();

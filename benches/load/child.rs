@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use rusqlite::{Connection, LoadExtensionGuard};
 use serde_json::{Value, json};
 
-use crate::flat;
+use crate::{flat, work};
 
 /// Rows the flat-out writers update, picked at random: about a megabyte.
 pub const ROWS: u64 = 10_000;
@@ -36,13 +36,15 @@ pub fn run(_role: &str) {
             "beat" => child.beat(with),
             "watch" => child.watch(with),
             "flat_out" => flat::write(with),
+            "rewrite" => work::rewrite(&child.connections[0], with),
+            "await" => work::wait(&child.connections[0], with),
             other => panic!("{other}?"),
         };
         say(&answer);
     }
 }
 
-fn say(answer: &Value) {
+pub fn say(answer: &Value) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{answer}").unwrap();
     out.flush().unwrap();

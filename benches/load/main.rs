@@ -7,16 +7,26 @@
 //! reach   from the return of COMMIT until 1, 10 and 100 replicas show the row
 //! flat    writers flat out, in turns without and with the extension: commit times, the slowest
 //!         ones and what they waited for, how long the WAL became and how large the log
+//! burst   a gigabyte of WAL at once: how soon after its last commit the replica shows it, and
+//!         what a reader there meets meanwhile
+//! apply   commits that a replica catches up from memory, beside plain SQLite executing them
+//! first   the first snapshot of a database, until every row is visible, beside `cp` through a pipe
+//! peer    from COMMIT's return until a replica of Litestream 0.5 (`restore -f`) shows the row
+//! floor   what the machine can do: pwrite, memcpy, one pass of the checksum, a round trip, fsync
+//! table   one table of everything that is in `target/bench/`, in Markdown
 //! verify  litestream_verify, in bytes a second, beside reading the file and hashing it
 //! ```
 //!
 //! | variable    | default       | is                                                            |
 //! |-------------|---------------|---------------------------------------------------------------|
-//! | `PARTS`     | all but verify| which of the parts, with commas                               |
+//! | `PARTS`     | the first three | which of the parts, with commas                               |
 //! | `SIZES`     | `1,10,100`    | how many databases and followers                              |
 //! | `MINUTES`   | 1             | how long the served databases are written flat out, in all    |
 //! | `WRITERS`   | see `CASES`   | cases of `flat`, such as `NORMAL:1,OFF:2`: synchronous and how many writers |
 //! | `MIB`       | 256           | size of the database that is verified                         |
+//! | `BURST_MIB` | 1000          | WAL of the burst, and bytes of the floors                     |
+//! | `APPLY`     | 200000        | pages that are committed while a replica stands still         |
+//! | `FIRST_MIB` | 1024          | size of the database of the first snapshot                    |
 //! | `IDLE_S`    | 5             | how long a process is watched doing nothing, in seconds       |
 //!
 //! The SQLite is the bundled one. With 100 replicas on few processors most of what `reach` measures
@@ -24,11 +34,15 @@
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+mod catch_up;
 mod child;
+mod first;
 mod flat;
+mod floor;
 #[path = "../live/folder.rs"]
 mod folder;
 mod histogram;
+mod peer;
 #[path = "../live/process.rs"]
 mod process;
 mod reach;
@@ -37,8 +51,10 @@ mod scale;
 #[allow(dead_code, reason = "each bench prints its own part of this")]
 #[path = "../live/statistics.rs"]
 mod statistics;
+mod table;
 mod usage;
 mod verify;
+mod work;
 
 use folder::Folder;
 use report::Report;
@@ -56,6 +72,12 @@ fn main() {
             "scale" => scale::run(&folder, &mut report),
             "reach" => reach::run(&folder, &mut report),
             "flat" => flat::run(&folder, &mut report),
+            "burst" => catch_up::burst(&folder, &mut report),
+            "apply" => catch_up::apply(&folder, &mut report),
+            "first" => first::run(&folder, &mut report),
+            "peer" => peer::run(&folder, &mut report),
+            "floor" => floor::run(&folder, &mut report),
+            "table" => table::print(&target.join("bench")),
             "verify" => verify::run(&folder, &mut report),
             other => panic!("PARTS: what is {other}?"),
         }
