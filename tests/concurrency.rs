@@ -179,3 +179,41 @@ fn starting_and_stopping_from_all_sides_at_once() {
     assert_same(&first, &replica);
     assert!(host.quit().success());
 }
+
+/// An application's TRUNCATE waits for readers, and every writer for it. Serving that begins then
+/// is not one more to wait for.
+#[test]
+fn serving_begins_behind_a_checkpoint_of_the_application() {
+    let folder = Folder::new("behind");
+    let path = folder.file("p.db");
+    let plain = Host::plain();
+    let open = |busy_ms| {
+        let db = plain.open(&path);
+        db.script(&format!("PRAGMA busy_timeout = {busy_ms}"));
+        db
+    };
+    let (writer, reader, truncating) = (open(0), open(0), open(60_000));
+    make_ledger(&writer);
+    reader.run("BEGIN").unwrap();
+    reader.int("SELECT n FROM ledger");
+    writer.script("UPDATE ledger SET keep = keep + 1");
+    let truncated = truncating.send("PRAGMA wal_checkpoint(TRUNCATE)");
+    until("the checkpoint to have the writers behind it", || {
+        writer.run("UPDATE ledger SET keep = keep + 1").err().map(|_| ())
+    });
+    let app = Host::app();
+    let (db, look) = (app.open(&path), app.open(":memory:"));
+    let serving = db.send("SELECT litestream_serve('127.0.0.1:0')");
+    until("serving to begin", || {
+        let state = "SELECT count(*) FROM litestream_databases WHERE state = 'starting'";
+        (look.int(state) == 1).then_some(())
+    });
+    reader.run("COMMIT").unwrap();
+    writer.script("PRAGMA busy_timeout = 5000; UPDATE ledger SET keep = keep + 1");
+    assert_eq!(truncated.outcome(DEADLINE).unwrap(), json!([[0, 0, 0]]));
+    let url = serving.outcome(DEADLINE).unwrap()[0][0].as_str().unwrap().to_owned();
+    let other = Host::app();
+    let replica = other.open(folder.file("r.db"));
+    follow(&replica, &url);
+    assert_same(&db, &replica);
+}

@@ -90,9 +90,12 @@ fn become_wal(sql: &Connection) -> Result<()> {
     Err(Error::new(ErrorKind::Refused, why))
 }
 
-/// A slot first, so that nothing restarts while we wait for WAL_CKPT_LOCK.
+/// A slot first, so that nothing restarts while we wait for WAL_CKPT_LOCK. A RESTART or TRUNCATE of
+/// the application that has that lock waits for our slot too, and every writer waits for it: if
+/// nothing is committed meanwhile, it goes first.
 fn lock_down(shared: &Shared, pin: &Pin, sql: &Connection) -> Result<()> {
     let deadline = Instant::now() + START_BUDGET;
+    let mut seen = None;
     loop {
         let ready = pin.take_slot()? && pin.take_checkpoint(Duration::from_millis(20))?;
         if ready && pin.view().header().is_some() {
@@ -102,6 +105,11 @@ fn lock_down(shared: &Shared, pin: &Pin, sql: &Connection) -> Result<()> {
             // Nobody finished publishing: recovery needs the lock we hold.
             pin.step_aside();
             sql.query_i64("SELECT count(*) FROM sqlite_schema")?;
+        } else {
+            let commits = pin.view().header().map(|header| header.change);
+            if std::mem::replace(&mut seen, commits) == commits {
+                pin.step_aside();
+            }
         }
         if Instant::now() >= deadline || shared.stopping() {
             let why = "others checkpoint this database without end, or hold every read slot";
