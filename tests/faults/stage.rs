@@ -29,7 +29,7 @@ const ARCHIVING: &str = r#"{"sync_interval": "20ms", "wait_ms": 5000}"#;
 
 const POLLING: &str = r#"{"poll_interval": "50ms", "wait_ms": 100}"#;
 
-const VERIFY: &str = "SELECT litestream_verify('{\"timeout_ms\": 1000}')";
+const VERIFY: &str = "SELECT litestream_verify('{\"timeout_ms\": 5000}')";
 
 /// The processes, one round after the other.
 pub struct Stage {
