@@ -17,7 +17,7 @@ use super::{Log, after, layout};
 use crate::error::{Context, Error, Result, lock};
 use crate::fault;
 use crate::lz4;
-use crate::pos::Index;
+use crate::pos::{Index, Pos};
 
 /// How segments are packed into their LZ4 frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,10 @@ impl Log {
     /// process but perhaps not a power loss, until the next flush.
     pub fn flush(&self, pack: Pack, durable: bool) -> Result<()> {
         let mut unsynced = lock(&self.flusher);
-        while let Some(group) = self.next_group() {
+        // What is captured meanwhile is the next flush's: a writer that is faster than this would
+        // keep whoever flushes here for as long as it writes.
+        let until = lock(&self.state).tip.map(|tip| tip.pos).unwrap_or_default();
+        while let Some(group) = self.next_group(until) {
             self.end_index_before(&group, &mut unsynced)?;
             let stored = self.write_group(&group, pack)?;
             unsynced.0.push(stored.path.clone());
@@ -110,8 +113,8 @@ impl Log {
         lock(&self.flusher).0.len()
     }
 
-    /// The next segments of one index that make one file.
-    fn next_group(&self) -> Option<Vec<Arc<Segment>>> {
+    /// The next segments of one index that make one file, if they begin before `until`.
+    fn next_group(&self, until: Pos) -> Option<Vec<Arc<Segment>>> {
         let mut state = lock(&self.state);
         let first = state.tail.partition_point(|segment| !after(segment.end(), state.flushed));
         let mut group: Vec<Arc<Segment>> = Vec::new();
@@ -127,7 +130,7 @@ impl Log {
         if group.is_empty() {
             state.settled = state.mark;
         }
-        (!group.is_empty()).then_some(group)
+        group.first().is_some_and(|first| after(until, first.pos)).then_some(group)
     }
 
     /// The first segment of an index says that the one before is finished.
@@ -245,6 +248,24 @@ mod tests {
 
     use super::super::tests::{Folder, Writer, open, snapshot};
     use super::*;
+
+    /// A writer faster than the files can be written must not keep whoever flushes for ever.
+    #[test]
+    fn a_flush_ends_where_the_log_ended_when_it_began() {
+        let folder = Folder::new("until");
+        let (log, _) = open(&folder);
+        let mut writer = Writer::new(&log, 0xabc);
+        writer.write(&log, &[1]);
+        snapshot(&log, 0, &[5; 512]);
+        log.flush(Pack::Stored, false).unwrap();
+        let until = log.position().unwrap();
+        assert!(log.next_group(until).is_none());
+        writer.write(&log, &[2]);
+        assert!(log.next_group(until).is_none(), "it came later");
+        assert_eq!(log.flushed(), until);
+        log.flush(Pack::Stored, false).unwrap();
+        assert_eq!(log.flushed(), log.position().unwrap());
+    }
 
     /// Deleting ended at the first that could not be: all after it stayed for ever.
     #[test]

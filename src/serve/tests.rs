@@ -297,14 +297,16 @@ fn a_stop_ends_a_stream_that_is_being_written() {
 
 #[test]
 fn the_inner_server_is_replaced_when_it_dies() {
+    // Those of the tests beside this one come and go.
+    let threads = || std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
     let running = Running::new("inner", Limits::default(), 512);
     assert!(running.is_well());
+    let before = threads();
     for _ in 0..20 {
         running.server.shared.hub.distrust();
         assert!(running.is_well());
     }
-    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count);
-    assert!(threads.is_err() || threads.unwrap() < 200, "its threads end");
+    until("the threads of those before it have ended", || threads() < before + 50);
 }
 
 #[test]
