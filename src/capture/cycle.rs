@@ -14,23 +14,21 @@
 //! gate opens on an armed WAL. The longer the WAL is already, the larger the part of the time the
 //! gate may be closed ([`policy::gate`]): a writer faster than the disk is slowed down to it.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::pin::{GATE_SLOT, Pin};
-use super::scanner::Scanner;
+use super::scanner::ScannerLock;
 use super::{Counters, Shared, policy};
-use crate::error::{Error, ErrorKind, Result, lock, try_lock};
+use crate::error::{Error, ErrorKind, Result};
 use crate::host::conn::{Checkpointed, Connection};
 use crate::info::CheckpointMode;
 use crate::log::{Log, Pack};
-use crate::pos::Pos;
+use crate::pos::{Offset, Pos};
+use crate::wal::wal_size;
 
 /// How long to try to get WAL_CKPT_LOCK back from an application's own checkpoint.
 const RETAKE_BUDGET: Duration = Duration::from_millis(5);
-/// How often the scanner is asked for behind the gate.
-const SCANNER_POLL: Duration = Duration::from_micros(50);
 /// After a try that missed, nothing is tried for this many times as long, at most.
 const GATE_MISS_FACTOR: u32 = 4;
 
@@ -38,7 +36,7 @@ const GATE_MISS_FACTOR: u32 = 4;
 pub(super) struct Cycle<'s> {
     pub(super) pin: &'s Pin,
     pub(super) sql: Connection,
-    pub(super) scanner: &'s Mutex<Scanner>,
+    pub(super) scanner: &'s ScannerLock,
     pub(super) log: &'s Log,
     pub(super) counters: &'s Counters,
     stop: &'s AtomicBool,
@@ -54,7 +52,7 @@ impl<'s> Cycle<'s> {
     pub(super) fn new(
         pin: &'s Pin,
         sql: Connection,
-        scanner: &'s Mutex<Scanner>,
+        scanner: &'s ScannerLock,
         shared: &'s Shared,
     ) -> Self {
         let (log, counters, stop) = (shared.log.as_ref(), &shared.counters, &shared.stop);
@@ -114,11 +112,13 @@ impl<'s> Cycle<'s> {
         }
         let Some(header) = self.pin.view().header() else { return Ok(false) };
         let (tip, frames) = {
-            let scanner = lock(self.scanner);
+            let scanner = self.scanner.lock();
             (scanner.tip(), scanner.frames())
         };
         let same = tip.chain.is_some_and(|chain| chain.salts == header.file_salts());
-        Ok(same && backfilled <= frames && self.flushed_to(tip.pos))
+        // Not all that is captured: a busy writer's newest frames never are in files.
+        let end = Offset::new(wal_size(header.page_size()?, u64::from(backfilled)))?;
+        Ok(same && backfilled <= frames && self.flushed_to(Pos { offset: end, ..tip.pos }))
     }
 
     /// Whether everything before `pos` is in files.
@@ -129,7 +129,7 @@ impl<'s> Cycle<'s> {
     }
 
     fn capture(&self) -> Result<()> {
-        lock(self.scanner).catch_up_now(self.counters)
+        self.scanner.lock().catch_up_now(self.counters)
     }
 
     /// Lets go of WAL_CKPT_LOCK for one checkpoint of ours. A slot is held, so no restart happens.
@@ -145,13 +145,13 @@ impl<'s> Cycle<'s> {
 
     /// How hard the gate may be tried now.
     fn patience(&self) -> policy::Gate {
-        policy::gate(lock(self.scanner).frames(), self.stretch)
+        policy::gate(self.scanner.lock().frames(), self.stretch)
     }
 
     /// Whether writers have had their time since the gate was closed last.
     fn may_close_gate(&self) -> bool {
         let now = Instant::now();
-        if policy::is_hold_useless(lock(self.scanner).frames(), self.stretch) {
+        if policy::is_hold_useless(self.scanner.lock().frames(), self.stretch) {
             return false;
         }
         let open_for = self.patience().open_for;
@@ -191,14 +191,9 @@ impl<'s> Cycle<'s> {
     /// `None`: somebody else captures and waits for a disk. No writer may wait for that, and while
     /// one holds the scanner nobody but the keeper could open the gate.
     fn behind_the_gate(&mut self, until: Instant) -> Result<Option<Checkpointed>> {
-        let scanner = loop {
-            match try_lock(self.scanner) {
-                Some(scanner) => break scanner,
-                None if Instant::now() >= until => return Ok(None),
-                None => std::thread::sleep(SCANNER_POLL),
-            }
-        };
-        { scanner }.catch_up_now(self.counters)?;
+        let Some(mut scanner) = self.scanner.lock_until(until) else { return Ok(None) };
+        scanner.catch_up_now(self.counters)?;
+        drop(scanner);
         self.log.flush(Pack::Stored, false)?;
         // One try: a waiting checkpoint of the application would keep the gate shut.
         let done = self.checkpoint(CheckpointMode::Passive, Duration::ZERO)?;
@@ -263,7 +258,7 @@ impl<'s> Cycle<'s> {
     /// a writer was quicker, nothing was done.
     fn truncate(&mut self) -> Result<Option<Checkpointed>> {
         // Nobody captures meanwhile: what lies behind a gap must not become our end.
-        let mut scanner = lock(self.scanner);
+        let mut scanner = self.scanner.lock();
         scanner.catch_up_now(self.counters)?;
         let Some(before) = self.pin.view().header() else { return Ok(None) };
         if before.max_frame != 0 && !scanner.is_at(&before) || !self.pin.view().is_armed() {

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::Capture;
-use crate::error::{Error, ErrorKind, Result, lock};
+use crate::error::{Error, ErrorKind, Result};
 use crate::host::file::Door;
 use crate::pages::Frozen;
 use crate::pos::{Offset, Pos};
@@ -43,7 +43,7 @@ impl Capture {
     /// Where a frozen state is in history; none: try another.
     fn position_of(&self, frozen: &Frozen) -> Result<Option<Pos>> {
         let session = self.shared.running()?;
-        let mut scanner = lock(&session.scanner);
+        let mut scanner = session.scanner.lock();
         match scanner.catch_up_now(&self.shared.counters) {
             Err(error) if error.kind() == ErrorKind::Busy => return Ok(None),
             done => done?,

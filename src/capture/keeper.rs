@@ -19,6 +19,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::cycle::Cycle;
 use super::lock_file::{LockFile, identity};
 use super::notice::Notice;
+use super::scanner::ScannerLock;
 use super::{Request, Session, Shared, State, begin, policy};
 use crate::error::{Context, Error, ErrorKind, Result, lock};
 use crate::fault;
@@ -103,7 +104,7 @@ fn run_session(
     let mut begun = begin::begin(shared)?;
     begun.scanner.catch_up_now(&shared.counters)?;
     let session = Arc::new(Session {
-        scanner: std::sync::Mutex::new(begun.scanner),
+        scanner: ScannerLock::new(begun.scanner),
         pin: begun.pin,
         over: AtomicBool::new(false),
         torn: AtomicBool::new(false),
@@ -212,7 +213,7 @@ impl Keeper<'_> {
             self.cycle.recover()?;
         }
         self.answer(inbox)?;
-        let frames = lock(&self.session.scanner).frames();
+        let frames = self.session.scanner.lock().frames();
         if frames != seen.0 {
             *seen = (frames, Instant::now());
         }
@@ -267,7 +268,7 @@ impl Keeper<'_> {
         };
         if policy::wants_checkpoint(wal) {
             self.cycle.run()?;
-            self.tried_at = lock(&self.session.scanner).frames();
+            self.tried_at = self.session.scanner.lock().frames();
         }
         Ok(())
     }
@@ -367,7 +368,7 @@ impl Keeper<'_> {
             return Err(Error::new(ErrorKind::Busy, why));
         }
         let at = {
-            let mut scanner = lock(&self.session.scanner);
+            let mut scanner = self.session.scanner.lock();
             scanner.catch_up_now(&self.shared.counters)?;
             scanner.tip().pos
         };
@@ -390,7 +391,7 @@ impl Keeper<'_> {
     /// The last of the session: what was captured is in files before the locks go.
     fn finish(&mut self) -> Result<()> {
         self.finished();
-        let captured = lock(&self.session.scanner).catch_up_now(&self.shared.counters);
+        let captured = self.session.scanner.lock().catch_up_now(&self.shared.counters);
         let flushed = self.shared.log.flush(Pack::Compressed, true);
         self.cycle.pin.release_all();
         captured.and(flushed)

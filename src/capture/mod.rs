@@ -48,7 +48,7 @@ use crate::log::{Log, Pack, layout::Layout};
 use crate::pos::Pos;
 use crate::registry;
 pub use policy::LOG_BYTES_MIN;
-use scanner::Scanner;
+use scanner::ScannerLock;
 
 /// How long a position waits for a commit that is being published; recovery is part of it.
 const TORN_WAIT: Duration = Duration::from_secs(2);
@@ -152,7 +152,7 @@ struct Status {
 
 /// What one session's threads share.
 struct Session {
-    scanner: Mutex<Scanner>,
+    scanner: ScannerLock,
     pin: pin::Pin,
     /// The session ends: the notice thread goes.
     over: AtomicBool,
@@ -283,7 +283,7 @@ impl Capture {
         let deadline = Instant::now() + TORN_WAIT;
         loop {
             let session = self.shared.running()?;
-            let outcome = lock(&session.scanner).catch_up_now(&self.shared.counters);
+            let outcome = session.scanner.lock().catch_up_now(&self.shared.counters);
             match outcome {
                 Ok(()) => return self.shared.log.position().ok_or_else(Error::no_generation),
                 Err(error) if error.kind() != ErrorKind::Busy || Instant::now() > deadline => {

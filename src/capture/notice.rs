@@ -23,7 +23,7 @@ use rustix::fs::inotify;
 
 use super::scanner::Progress;
 use super::{Session, Shared, policy};
-use crate::error::{Context, Error, ErrorKind, Result, try_lock};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault;
 
 const IDLE_POLL: Duration = Duration::from_millis(500);
@@ -131,8 +131,7 @@ impl<'s> Notice<'s> {
 
     /// `None`: somebody else captures at the moment, perhaps not up to now.
     fn look(&self) -> Result<Option<Progress>> {
-        let scanner = try_lock(&self.session.scanner);
-        scanner.map(|mut scanner| scanner.catch_up(&self.shared.counters)).transpose()
+        self.session.scanner.catch_up_meanwhile(&self.shared.counters)
     }
 
     /// A WAL past the threshold is the keeper's to checkpoint.

@@ -10,13 +10,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::pin::LetGo;
 use super::{Counters, policy, view::View};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result, lock, try_lock};
 use crate::fault;
 use crate::host::file::Door;
 use crate::log::{Log, Pack, SEGMENT_BYTES_MAX, Segment, Tip};
@@ -27,6 +27,9 @@ use crate::walindex::IndexHeader;
 /// A torn header is normal for microseconds while a writer publishes.
 const TORN_PATIENCE: Duration = Duration::from_millis(5);
 
+/// How often one who cannot wait for ever asks for the scanner.
+const LOCK_POLL: Duration = Duration::from_micros(50);
+
 /// What a look at the WAL brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -36,6 +39,47 @@ pub(super) enum Progress {
     Captured(u32),
     /// The header's copies differ: a writer is publishing, or died doing so.
     Torn,
+}
+
+/// A scanner for several threads. Who follows every commit has it most of the time, and a mutex
+/// alone would give it to him again and again: he gives way to those who wait.
+pub(super) struct ScannerLock {
+    scanner: Mutex<Scanner>,
+    waiting: AtomicU32,
+}
+
+impl ScannerLock {
+    pub(super) fn new(scanner: Scanner) -> ScannerLock {
+        ScannerLock { scanner: Mutex::new(scanner), waiting: AtomicU32::new(0) }
+    }
+
+    /// Waits for it, for about as long as a segment takes.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Scanner> {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let scanner = lock(&self.scanner);
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        scanner
+    }
+
+    /// The same, but gives up at `deadline`.
+    pub(super) fn lock_until(&self, deadline: Instant) -> Option<MutexGuard<'_, Scanner>> {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let scanner = loop {
+            match try_lock(&self.scanner) {
+                None if Instant::now() < deadline => std::thread::sleep(LOCK_POLL),
+                scanner => break scanner,
+            }
+        };
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        scanner
+    }
+
+    /// Captures until somebody else wants to. `None`: somebody does already.
+    pub(super) fn catch_up_meanwhile(&self, counters: &Counters) -> Result<Option<Progress>> {
+        let alone = || self.waiting.load(Ordering::Acquire) == 0;
+        let scanner = if alone() { try_lock(&self.scanner) } else { None };
+        scanner.map(|mut scanner| scanner.catch_up(counters, alone)).transpose()
+    }
 }
 
 /// The reader of one WAL.
@@ -84,8 +128,8 @@ impl Scanner {
         same && self.frame == header.max_frame
     }
 
-    /// Captures up to the published end.
-    pub(super) fn catch_up(&mut self, counters: &Counters) -> Result<Progress> {
+    /// Captures up to the published end, or up to the end of a segment where it shall not go on.
+    fn catch_up(&mut self, counters: &Counters, goes_on: impl Fn() -> bool) -> Result<Progress> {
         let Some(header) = self.view.header() else { return Ok(Progress::Torn) };
         if self.let_go.is_set() {
             // Another WAL may have come and gone unseen; whatever follows our end here would hide
@@ -107,7 +151,7 @@ impl Scanner {
         }
         let started = self.tip.pos;
         let mut commits = 0;
-        while self.frame < header.max_frame {
+        while self.frame < header.max_frame && (self.frame == from || goes_on()) {
             commits += self.read_some(&header)?;
             // Here and not after the loop: one transaction may be larger than memory should hold.
             if self.log.unflushed_bytes() > policy::UNFLUSHED_BYTES_MAX {
@@ -116,20 +160,20 @@ impl Scanner {
         }
         counters.commits.fetch_add(u64::from(commits), Ordering::Relaxed);
         let end = self.tip.chain.map(|chain| chain.checksum);
-        if end != Some(header.frame_checksum()) {
+        if self.frame == header.max_frame && end != Some(header.frame_checksum()) {
             let why = format!("the WAL's checksum at {} is not its index's", self.tip.pos);
             return Err(Error::new(ErrorKind::ChecksumMismatch, why));
         }
         let bytes = self.tip.pos.offset.get().saturating_sub(started.offset.get());
         counters.wal_bytes.fetch_add(bytes, Ordering::Relaxed);
         counters.wal_frames.store(u64::from(self.frame), Ordering::Relaxed);
-        Ok(Progress::Captured(header.max_frame - from))
+        Ok(Progress::Captured(self.frame - from))
     }
 
     /// Captures up to the end published now, waiting out a writer in the act of publishing.
     pub(super) fn catch_up_now(&mut self, counters: &Counters) -> Result<()> {
         let deadline = Instant::now() + TORN_PATIENCE;
-        while self.catch_up(counters)? == Progress::Torn {
+        while self.catch_up(counters, || true)? == Progress::Torn {
             if Instant::now() > deadline {
                 let why = "a writer died while publishing a commit; recovery is under way";
                 return Err(Error::new(ErrorKind::Busy, why));
