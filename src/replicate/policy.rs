@@ -38,6 +38,15 @@ pub(super) fn retention_every(retention: Duration, delete_after: Duration) -> Du
     ((retention + delete_after) / 10).clamp(RETENTION_EVERY.0, RETENTION_EVERY.1)
 }
 
+/// The same after so many looks in a row that failed: a network that was down for a moment is not
+/// waited for as long as a store that allows no deletion, which has much to list each time.
+pub(super) fn retention_again(every: Duration, failures: u32) -> Duration {
+    match failures {
+        0 => every,
+        _ => every.min(RETENTION_EVERY.0.saturating_mul(1 << (failures - 1).min(16))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +81,20 @@ mod tests {
         assert_eq!(retention_every(s(1), s(0)), s(1));
         assert_eq!(retention_every(s(100), s(50)), s(15));
         assert_eq!(retention_every(7 * DAY, s(3600)), s(3600));
+    }
+
+    #[test]
+    fn a_failed_look_is_soon_done_again_and_many_are_not() {
+        let check = |failures, expected_s| {
+            let again = retention_again(Duration::from_secs(3600), failures);
+            assert_eq!(again, Duration::from_secs(expected_s), "after {failures}");
+        };
+        check(0, 3600);
+        check(1, 1);
+        check(4, 8);
+        check(12, 2048);
+        check(13, 3600);
+        check(u32::MAX, 3600);
+        assert_eq!(retention_again(Duration::from_secs(1), 9), Duration::from_secs(1));
     }
 }

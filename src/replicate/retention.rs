@@ -92,16 +92,19 @@ pub(super) struct Retention {
     keep: Duration,
     every: Duration,
     looked: Option<Instant>,
+    /// Looks that failed since the last that did not.
+    failures: u32,
 }
 
 impl Retention {
     pub(super) fn new(config: &ReplicateConfig) -> Retention {
         let every = policy::retention_every(config.retention, config.delete_after);
-        Retention { keep: config.retention + config.delete_after, every, looked: None }
+        Retention { keep: config.retention + config.delete_after, every, looked: None, failures: 0 }
     }
 
     pub(super) fn due_in(&self) -> Duration {
-        self.looked.map_or(Duration::ZERO, |looked| self.every.saturating_sub(looked.elapsed()))
+        let every = policy::retention_again(self.every, self.failures);
+        self.looked.map_or(Duration::ZERO, |looked| every.saturating_sub(looked.elapsed()))
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -121,7 +124,18 @@ impl Retention {
         current: Generation,
         meanwhile: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
+        let done = self.delete_old(shared, current, meanwhile);
         self.looked = Some(Instant::now());
+        self.failures = if done.is_ok() { 0 } else { self.failures.saturating_add(1) };
+        done
+    }
+
+    fn delete_old(
+        &self,
+        shared: &Shared,
+        current: Generation,
+        meanwhile: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         let snapshots = snapshot_times(shared)?;
         let Some(newest) = snapshots.iter().max() else { return Ok(()) };
         let now = self.trusted(shared, *newest);
