@@ -1,7 +1,7 @@
 //! Archives behind a bad network: what breaks off is done again, nothing twice and nothing not at
 //! all; a restore is right or says why it is not; a replica of the archive goes on.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::common::proxy::{Cut, Door, Proxy};
@@ -51,19 +51,17 @@ fn archived_through_faults(server: &S3Server, folder: &Folder) -> String {
     for round in 0..scaled(9, 150) {
         misbehave(&writing, &mut rng);
         misbehave(&reading, &mut rng);
-        if round % 3 == 2 {
+        let restoring = (round % 3 == 2).then(|| {
             let target = folder.file(&format!("restored-{round}.db"));
-            match restore(&other, &url, &options(&reading, json!({})), &target) {
-                Ok(()) => {}
-                Err(why) => {
-                    assert!(why.contains("litestream_restore: "), "{why}");
-                    assert!(!target.exists(), "half a database, after {why}");
-                }
-            }
-        }
+            Restoring::begin(&other, &url, &options(&reading, json!({})), target)
+        });
         std::thread::sleep(Duration::from_millis(rng.below(500)));
         writing.relent();
         reading.relent();
+        if let Some((target, Err(why))) = restoring.map(|it| (it.target.clone(), it.end(&other))) {
+            assert!(why.contains("litestream_restore: "), "{why}");
+            assert!(!target.exists(), "half a database, after {why}");
+        }
         // Some of what it does goes well.
         if rng.below(2) == 0 {
             db.text("SELECT litestream_sync(55000)");
@@ -80,26 +78,42 @@ fn archived_through_faults(server: &S3Server, folder: &Folder) -> String {
     assert_eq!(db.content(), replica.content());
     assert_eq!(snapshots_received(&replica), 1);
     let target = folder.file("restored.db");
-    restore(&other, &url, &options(&reading, json!({})), &target).unwrap();
+    let options = options(&reading, json!({}));
+    Restoring::begin(&other, &url, &options, target.clone()).end(&other).unwrap();
     assert_eq!(other.open_plain(&target).content(), db.content());
     db.run("SELECT litestream_stop()").unwrap();
     pos
 }
 
-/// What comes out is whole, and the ledger's law holds.
-fn restore(host: &Host, url: &str, options: &Value, target: &Path) -> Result<(), String> {
-    let nowhere = host.open(":memory:");
-    let call = format!("SELECT litestream_restore('{url}', '{}', '{options}')", target.display());
-    let outcome = nowhere.send(&call).outcome(2 * DEADLINE);
-    nowhere.close();
-    outcome?;
-    let copy = host.open_plain(target);
-    assert_eq!(copy.text("PRAGMA integrity_check"), "ok");
-    let law = "SELECT n = ifnull((SELECT max(n) FROM entry), 0) AND
-        bytes = (SELECT ifnull(sum(length(pad)), 0) FROM entry) FROM ledger";
-    assert_eq!(copy.int(law), 1);
-    copy.close();
-    Ok(())
+/// A restore under way.
+struct Restoring {
+    nowhere: Db,
+    pending: Pending,
+    target: PathBuf,
+}
+
+impl Restoring {
+    fn begin(host: &Host, url: &str, options: &Value, target: PathBuf) -> Restoring {
+        let nowhere = host.open(":memory:");
+        let to = target.display();
+        let pending =
+            nowhere.send(&format!("SELECT litestream_restore('{url}', '{to}', '{options}')"));
+        Restoring { nowhere, pending, target }
+    }
+
+    /// What comes out is whole, and the ledger's law holds.
+    fn end(self, host: &Host) -> Result<(), String> {
+        let outcome = self.pending.outcome(2 * DEADLINE);
+        self.nowhere.close();
+        outcome?;
+        let copy = host.open_plain(&self.target);
+        assert_eq!(copy.text("PRAGMA integrity_check"), "ok");
+        let law = "SELECT n = ifnull((SELECT max(n) FROM entry), 0) AND
+            bytes = (SELECT ifnull(sum(length(pad)), 0) FROM entry) FROM ledger";
+        assert_eq!(copy.int(law), 1);
+        copy.close();
+        Ok(())
+    }
 }
 
 fn misbehave(proxy: &Proxy, rng: &mut Rng) {
