@@ -77,7 +77,8 @@ pub(super) fn begin(shared: &Shared) -> Result<Begun> {
 /// Puts the database in WAL mode if it is not.
 fn become_wal(sql: &Connection) -> Result<()> {
     let mode = sql.query_text("PRAGMA journal_mode=WAL").map_err(|error| {
-        error.context(
+        // Not Busy: the statement that makes the call may be in the way, and would wait for itself.
+        Error::new(ErrorKind::Refused, error.to_string()).context(
             "cannot switch the database to WAL mode, which needs it to be free for a moment (a \
              statement that reads it, even the one that makes this call, keeps it busy)",
         )

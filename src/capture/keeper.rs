@@ -132,6 +132,10 @@ fn run_session(
             if let Err(error) = guard("noticing commits", || notice.run()) {
                 // Nobody may read on from a WAL that is not held any more.
                 *lock(&shared.session) = None;
+                // The keeper may be stuck for long yet, and could not tell.
+                if session.pin.let_go().is_set() {
+                    shared.fail(&error);
+                }
                 *lock(&session.failed) = Some(error);
                 shared.wake_keeper();
             }

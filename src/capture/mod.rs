@@ -147,6 +147,8 @@ enum Request {
 struct Status {
     state: State,
     error: Option<String>,
+    /// Somebody was in the way, who may be gone at the next attempt.
+    busy: bool,
     since: SystemTime,
 }
 
@@ -200,6 +202,7 @@ impl Capture {
             status: Mutex::new(Status {
                 state: State::Starting,
                 error: None,
+                busy: false,
                 since: SystemTime::now(),
             }),
             status_changed: Condvar::new(),
@@ -218,14 +221,15 @@ impl Capture {
         Ok(Capture { shared, requests, keeper: Mutex::new(Some(keeper)) })
     }
 
-    /// Waits until followers can be served, or this process stands by for another, or the first
-    /// attempt failed; `None` if `wait` passed first.
+    /// Waits until followers can be served, or this process stands by for another, or an attempt
+    /// failed for more than somebody in the way; `None` if `wait` passed first.
     pub fn wait_ready(&self, wait: Duration) -> Option<Result<State>> {
         let deadline = Instant::now() + wait;
         let mut status = lock(&self.shared.status);
         loop {
             match status.state {
                 State::Running | State::Standby => return Some(Ok(status.state)),
+                State::Retrying if status.busy => {}
                 State::Retrying | State::Stopped => {
                     let why = status.error.clone().unwrap_or_else(|| "stopped".into());
                     return Some(Err(Error::new(ErrorKind::Refused, why)));
@@ -238,6 +242,13 @@ impl Capture {
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
+    }
+
+    /// Why it has not begun yet, if somebody was in the way of every attempt so far.
+    pub fn held_up(&self) -> Option<Error> {
+        let status = lock(&self.shared.status);
+        let error = status.error.clone().filter(|_| status.state == State::Retrying)?;
+        Some(Error::new(ErrorKind::Busy, error))
     }
 
     /// Waits until this process captures; false if `wait` passed first.
@@ -392,7 +403,10 @@ impl Shared {
     fn fail(&self, error: &Error) {
         self.counters.errors.fetch_add(1, Ordering::Relaxed);
         registry::log(registry::Level::Error, &self.config.path, &error.to_string());
-        lock(&self.status).error = Some(error.to_string());
+        let mut status = lock(&self.status);
+        status.error = Some(error.to_string());
+        status.busy = error.kind() == ErrorKind::Busy;
+        drop(status);
         self.set_state(State::Retrying);
     }
 

@@ -133,14 +133,15 @@ fn refuse_replica(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the first snapshot. Time over is no error: the work goes on.
+/// Waits for the first snapshot. Time over is no error, the work goes on; but somebody who was in
+/// the way until then is one.
 fn wait_ready(capture: &Capture, wait: Duration, interrupted: &dyn Fn() -> bool) -> Result<()> {
     let deadline = Instant::now() + wait;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match capture.wait_ready(left.min(INTERRUPT_POLL)) {
             Some(outcome) => return outcome.map(|_| ()),
-            None if left.is_zero() => return Ok(()),
+            None if left.is_zero() => return capture.held_up().map_or(Ok(()), Err),
             None if interrupted() => return Err(stopped()),
             None => {}
         }

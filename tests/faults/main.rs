@@ -12,6 +12,7 @@ mod common;
 
 mod build;
 mod cast;
+mod hangs;
 mod kills;
 mod points;
 mod rounds;
