@@ -10,6 +10,9 @@
 //! | symbolic links    | only above and at the archive's folder; below it they are not there     |
 //! | killed writers    | their `.tmp` files go when somebody first writes there an hour later, or deletes there |
 //!
+//! A root that was there and is gone is an error of every call, and is not made again: a disk that
+//! is not mounted must not pass for an empty archive, nor the folder below it for the disk.
+//!
 //! `close` ends a call at its next piece of a file; a disk that hangs cannot be left.
 
 use std::fs::File;
@@ -37,6 +40,8 @@ pub struct FileStore {
     url: String,
     root: PathBuf,
     closed: Arc<AtomicBool>,
+    /// The root was there.
+    seen: AtomicBool,
     /// The folder written to last: it and all above it are durable, and free of leftovers.
     settled: Mutex<String>,
 }
@@ -48,6 +53,7 @@ impl FileStore {
             url: url.to_owned(),
             root: folder_of(url)?,
             closed: Arc::new(AtomicBool::new(false)),
+            seen: AtomicBool::new(false),
             settled: Mutex::new(String::new()),
         })
     }
@@ -62,11 +68,8 @@ impl FileStore {
 
     /// The folder at this path below the root; `None` if there is none.
     fn folder(&self, path: &str) -> Result<Option<Folder>> {
-        let root = match Folder::open_root(&self.root) {
-            Err(error) if error.kind() == Io::NotFound => return Ok(None),
-            root => root.context(|| format!("cannot open the archive {}", self.url))?,
-        };
-        let mut folder = root;
+        let root = self.open_root().context(|| format!("cannot open the archive {}", self.url))?;
+        let Some(mut folder) = root else { return Ok(None) };
         for name in path.split('/').filter(|name| !name.is_empty()) {
             let sub = absent(folder.sub(name));
             match sub.context(|| format!("cannot open folder {path} of {}", self.url))? {
@@ -77,11 +80,31 @@ impl FileStore {
         Ok(Some(folder))
     }
 
+    /// The root, if there is one.
+    fn open_root(&self) -> io::Result<Option<Folder>> {
+        let seen = self.seen.load(Ordering::Acquire);
+        match Folder::open_root(&self.root) {
+            Ok(root) => {
+                self.seen.store(true, Ordering::Release);
+                Ok(Some(root))
+            }
+            Err(error) if error.kind() == Io::NotFound && seen => {
+                let why = "its folder was there and is gone: mount its disk, or make an empty \
+                           folder for a new archive";
+                Err(io::Error::other(why))
+            }
+            Err(error) if error.kind() == Io::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens a new file in the folder at `path`, which is made if need be, durable and free of
     /// leftovers.
     fn new_file(&self, path: &str, tmp: &str) -> io::Result<(Folder, File)> {
-        make_root(&self.root)?;
-        let mut folder = Folder::open_root(&self.root)?;
+        if self.open_root()?.is_none() {
+            make_root(&self.root)?;
+        }
+        let mut folder = self.open_root()?.ok_or(Io::NotFound)?;
         let access = folder.access()?;
         let settled = *lock(&self.settled) == path;
         for name in path.split('/').filter(|name| !name.is_empty()) {

@@ -7,6 +7,7 @@
 //! | the same                            | ends before E, or has another there | parted              |
 //! | the same                            | does not reach back to E            | a snapshot first, if the note tells that we wrote up to E; else parted |
 //! | a last segment we cannot read       |                                     | E is from the note, or parted |
+//! | segments, but not the first after its newest snapshot; or no snapshot |     | parted              |
 
 use std::time::{Duration, SystemTime};
 
@@ -30,6 +31,8 @@ pub(super) struct Survey {
     pub(super) snapshot: Option<SnapshotObject>,
     /// The last segment.
     segment: Option<SegmentObject>,
+    /// Where the first segment at or after that snapshot begins.
+    first: Option<(Index, Offset)>,
     /// Bytes of the segments since that snapshot.
     pub(super) bytes_since: u64,
 }
@@ -77,6 +80,16 @@ pub(super) enum Verdict {
 }
 
 impl Survey {
+    /// What nothing can be restored without, if that is gone.
+    fn lost(&self) -> Option<&'static str> {
+        let Some(snapshot) = self.snapshot else {
+            return Some("the archive has segments and no snapshot");
+        };
+        let begin = (snapshot.info.index, Offset::ZERO);
+        let lost = self.first.is_some_and(|first| first != begin);
+        lost.then_some("the archive lacks the segments after its newest snapshot")
+    }
+
     /// Where the last segment begins.
     pub(super) fn last(&self) -> Option<Pos> {
         self.segment.map(|segment| segment.info.pos())
@@ -105,6 +118,8 @@ pub(super) fn survey(shared: &Shared, generation: Generation) -> Result<Survey> 
                 }
                 let base = survey.snapshot.map_or(Index::ZERO, |it| it.info.index);
                 if segment.info.index >= base {
+                    let first = survey.first.get_or_insert_with(|| place(&segment));
+                    *first = place(&segment).min(*first);
                     survey.bytes_since = survey.bytes_since.saturating_add(segment.info.size);
                 }
             }
@@ -162,6 +177,9 @@ pub(super) fn judge(
             None => Verdict::Start(Start::Fresh, None),
         });
     };
+    if let Some(why) = survey.lost() {
+        return Ok(Verdict::Parted(why.to_owned()));
+    }
     let end = match shared.can_read() {
         true => read_end(shared, &segment, latest)?,
         false => noted_end(note, segment.info.pos()),

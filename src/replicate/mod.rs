@@ -34,8 +34,10 @@
 
 mod batch;
 mod compare;
+mod delete;
 mod note;
 mod policy;
+mod position;
 mod retention;
 mod shared;
 mod snapshots;

@@ -13,22 +13,20 @@
 //! ([`crate::archive::hold`]). Snapshots go before their segments.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use humantime::format_duration;
 
+use super::delete::delete;
 use super::trust::Seen;
 use super::{ReplicateConfig, Shared, policy};
 use crate::archive::plan::{self, LabelTimes};
-use crate::archive::{Entry, Listing, hold};
-use crate::error::{Error, ErrorKind, Result, lock};
+use crate::archive::{Entry, Listing};
+use crate::error::{Error, Result, lock};
 use crate::host::os::since_boot;
+use crate::info::SnapshotInfo;
 use crate::pos::{Generation, Index};
 use crate::registry::{self, Level};
-
-/// Objects deleted at once.
-const BATCH: usize = 1000;
 
 /// What decides over one generation.
 #[derive(Clone, Debug)]
@@ -87,6 +85,14 @@ enum Cut {
     All,
 }
 
+/// What a look has found.
+pub(super) enum Looked {
+    /// What was to be deleted is.
+    Well,
+    /// The archive does not hold what was put into it.
+    Lost,
+}
+
 /// When it was looked last, and how old things become.
 pub(super) struct Retention {
     keep: Duration,
@@ -116,15 +122,16 @@ impl Retention {
         self.looked = None;
     }
 
-    /// Deletes what nobody needs. `current`: the generation being written. `meanwhile` is called
-    /// again and again: there may be much to list.
+    /// Deletes what nobody needs. `current`: the generation being written, which has a snapshot at
+    /// `newest`. `meanwhile` is called again and again: there may be much to list.
     pub(super) fn run(
         &mut self,
         shared: &Shared,
         current: Generation,
+        newest: Option<Index>,
         meanwhile: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
-        let done = self.delete_old(shared, current, meanwhile);
+    ) -> Result<Looked> {
+        let done = self.delete_old(shared, current, newest, meanwhile);
         self.looked = Some(Instant::now());
         self.failures = if done.is_ok() { 0 } else { self.failures.saturating_add(1) };
         done
@@ -134,21 +141,27 @@ impl Retention {
         &self,
         shared: &Shared,
         current: Generation,
+        newest: Option<Index>,
         meanwhile: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
-        let snapshots = snapshot_times(shared)?;
-        let Some(newest) = snapshots.iter().max() else { return Ok(()) };
-        let now = self.trusted(shared, *newest);
-        let Some(latest) = now.checked_sub(self.keep) else { return Ok(()) };
+    ) -> Result<Looked> {
+        let snapshots = snapshots(shared)?;
+        let is_newest = |it: &SnapshotInfo| it.generation == current && Some(it.index) == newest;
+        if !snapshots.iter().any(is_newest) {
+            return Ok(Looked::Lost);
+        }
+        let times = || snapshots.iter().map(|it| it.created_at);
+        let Some(newest) = times().max() else { return Ok(Looked::Lost) };
+        let now = self.trusted(shared, newest);
+        let Some(latest) = now.checked_sub(self.keep) else { return Ok(Looked::Well) };
         // A full look is worth it if there is a snapshot from before that, and another one.
-        if snapshots.len() < 2 || !snapshots.iter().any(|at| *at <= latest) {
-            return Ok(());
+        if snapshots.len() < 2 || !times().any(|at| at <= latest) {
+            return Ok(Looked::Well);
         }
         let mut held = Vec::new();
         for generation in shared.archive.generations()? {
             held.push(look(shared, generation, meanwhile)?);
         }
-        let Some(horizon) = horizon(&held, now, self.keep) else { return Ok(()) };
+        let Some(horizon) = horizon(&held, now, self.keep) else { return Ok(Looked::Well) };
         let mut ask = |held: &Held| {
             meanwhile()?;
             plan::begin(&held.first, &mut LabelTimes(&shared.archive))
@@ -163,7 +176,7 @@ impl Retention {
                 Cut::All => delete(shared, held.generation, None, meanwhile)?,
             }
         }
-        failed.map_or(Ok(()), Err)
+        failed.map_or(Ok(Looked::Well), Err)
     }
 }
 
@@ -198,26 +211,13 @@ fn horizon(all: &[Held], now: SystemTime, keep: Duration) -> Option<SystemTime> 
     newest.min(now).checked_sub(keep)
 }
 
-fn snapshot_times(shared: &Shared) -> Result<Vec<SystemTime>> {
-    let mut times = Vec::new();
+fn snapshots(shared: &Shared) -> Result<Vec<SnapshotInfo>> {
+    let mut all = Vec::new();
     for generation in shared.archive.generations()? {
         let snapshots = shared.archive.snapshots(generation)?;
-        times.extend(snapshots.iter().map(|snapshot| snapshot.info.created_at));
+        all.extend(snapshots.iter().map(|snapshot| snapshot.info));
     }
-    Ok(times)
-}
-
-/// Ends a listing early.
-fn enough() -> Error {
-    Error::new(ErrorKind::Stopped, "enough was listed")
-}
-
-/// A listing that was ended early is no error; that the store was closed shows in the next call.
-fn until_enough(listed: Result<()>) -> Result<()> {
-    match listed {
-        Err(error) if error.kind() == ErrorKind::Stopped => Ok(()),
-        listed => listed,
-    }
+    Ok(all)
 }
 
 fn look(
@@ -295,47 +295,10 @@ fn choose(all: &[Held], current: Generation, horizon: SystemTime, begins: &mut B
     all.iter().zip(&bases).map(&mut cut).collect()
 }
 
-/// Deletes what is before an index, or all of a generation.
-fn delete(
-    shared: &Shared,
-    generation: Generation,
-    before: Option<Index>,
-    meanwhile: &mut dyn FnMut() -> Result<()>,
-) -> Result<()> {
-    let archive = &shared.archive;
-    let goes = |index: Index| before.is_none_or(|before| index < before);
-    loop {
-        let (mut snapshots, mut segments, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-        let listed = archive.each(generation, &mut |entry| {
-            match entry {
-                Entry::Snapshot(it) if goes(it.info.index) => snapshots.push(it),
-                Entry::Segment(it) if goes(it.info.index) => segments.push(it),
-                Entry::End(end) if goes(end.index) => ends.push(end),
-                _ => {}
-            }
-            let full = snapshots.len() + segments.len() + ends.len() >= BATCH;
-            if full { Err(enough()) } else { Ok(()) }
-        });
-        until_enough(listed)?;
-        let count = snapshots.len() + segments.len() + ends.len();
-        if count == 0 {
-            if before.is_none() {
-                archive.delete_position(generation)?;
-            }
-            return Ok(());
-        }
-        meanwhile()?;
-        // Readers first: it is looked again later.
-        let Some(_deleting) = hold::deleting(archive.url()) else { return Ok(()) };
-        archive.delete(&snapshots, &segments, &ends)?;
-        let count = u64::try_from(count).unwrap_or(u64::MAX);
-        shared.counters.deleted.fetch_add(count, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     fn at(second: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(second)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::batch::Batch;
 use super::compare::{self, Survey, Verdict};
 use super::note::{Note, Place, Sent};
-use super::retention::Retention;
+use super::retention::{Looked, Retention};
 use super::snapshots::Waiting;
 use super::{Shared, State, covers};
 use crate::archive::label::Moment;
@@ -294,15 +294,6 @@ impl<'s> Stream<'s> {
         Ok(())
     }
 
-    pub(super) fn put_position(&mut self) -> Result<()> {
-        if self.is_complete() && self.position.0 != Some(self.at.pos) {
-            self.shared.archive.put_position(self.at.pos)?;
-            self.position = (Some(self.at.pos), Instant::now());
-            self.progress();
-        }
-        Ok(())
-    }
-
     /// Whether the newest chain can be restored.
     pub(super) fn is_complete(&self) -> bool {
         self.newest.is_some() && self.needed.is_none_or(|needed| covers(self.at.pos, needed))
@@ -355,13 +346,16 @@ impl<'s> Stream<'s> {
     /// without that the archive grows, and says so.
     fn delete_old(&mut self) -> Result<()> {
         let Some(mut retention) = self.retention.take() else { return Ok(()) };
-        let (shared, generation) = (self.shared, self.at.pos.generation);
+        let (shared, generation, newest) = (self.shared, self.at.pos.generation, self.newest);
         let mut failed = None;
         let mut meanwhile = || self.go_on().inspect_err(|error| failed = Some(error.clone()));
-        let done = retention.run(shared, generation, &mut meanwhile);
+        let done = retention.run(shared, generation, newest, &mut meanwhile);
         self.retention = Some(retention);
         if let Some(error) = failed {
             return Err(error);
+        }
+        if matches!(done, Ok(Looked::Lost)) {
+            return Err(self.lost("its newest snapshot is not there"));
         }
         let kept = done.err().map(|error| format!("nothing old can be deleted: {error}"));
         let mut news = false;

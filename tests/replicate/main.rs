@@ -11,6 +11,7 @@ mod crash;
 mod daily;
 mod encrypted;
 mod faults;
+mod lost;
 mod parted;
 mod primary;
 mod retention;
