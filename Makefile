@@ -68,6 +68,10 @@ bench: setup  ## ours and the peers on the same work: one table, JSON lines in t
 	cargo bench --locked --bench live --bench archive
 	PARTS=$(PARTS) cargo bench --locked --bench load
 
+instructions:  ## instructions of the pure parts against benches/instructions/figures.txt; UPDATE=1
+	@scripts/setup memory
+	cargo bench --locked --bench instructions
+
 load: build  ## what many databases and followers cost, and writers flat out; MINUTES=10 for long
 	cargo bench --locked --bench load
 
@@ -95,4 +99,4 @@ clean:  ## remove what was built and what setup put in .venv/
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-.PHONY: build demo test test-netns test-node check test-sql update-expected test-oldest soak audit fuzz valgrind asan bench fmt lint doc setup install clean help load
+.PHONY: build demo test test-netns test-node check test-sql update-expected test-oldest soak audit fuzz valgrind asan bench fmt lint doc setup install clean help load instructions
