@@ -33,7 +33,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
-pub use checksum::{ByteOrder, Checksum, checked_checksum, checksum};
+pub use checksum::{ByteOrder, Checksum, PageSum, checked_checksum, checksum};
 
 /// Bytes of a WAL's header.
 pub const WAL_HEADER_SIZE: usize = 32;
@@ -238,6 +238,11 @@ impl Chain {
     /// Takes the chain past `frame`, header and page, if it continues the chain. Otherwise the
     /// error says why and the chain stays where it was.
     pub fn verify(&mut self, frame: &[u8]) -> Result<FrameHeader> {
+        self.verify_summed(frame).map(|(header, _)| header)
+    }
+
+    /// The same, with what the frame's page adds to any chain.
+    pub fn verify_summed(&mut self, frame: &[u8]) -> Result<(FrameHeader, PageSum)> {
         self.step(frame).map_err(|why| {
             Error::corrupt(match why {
                 Break::Length(found) => {
@@ -255,7 +260,7 @@ impl Chain {
         })
     }
 
-    fn step(&mut self, frame: &[u8]) -> std::result::Result<FrameHeader, Break> {
+    fn step(&mut self, frame: &[u8]) -> std::result::Result<(FrameHeader, PageSum), Break> {
         let Some((bytes, page)) = frame.split_first_chunk::<WAL_FRAME_HEADER_SIZE>() else {
             return Err(Break::Length(frame.len()));
         };
@@ -269,29 +274,42 @@ impl Chain {
         if header.page_no == 0 {
             return Err(Break::PageNumber);
         }
-        let expected = self.continued(&bytes[..8], page);
+        let sum = PageSum::of(self.order, self.page_size, page);
+        let expected = self.continued(&bytes[..8], &sum);
         if header.checksum != expected {
             return Err(Break::Checksum { found: header.checksum, expected });
         }
         self.checksum = expected;
-        Ok(header)
+        Ok((header, sum))
     }
 
     /// Writes a frame to the end of `out` and takes the chain past it. `page` must be one page
     /// long; `page_count` is 0 unless the frame commits.
     pub fn append(&mut self, page_no: u32, page_count: u32, page: &[u8], out: &mut Vec<u8>) {
-        debug_assert_eq!(page.len(), self.page_size.bytes());
-        debug_assert_ne!(page_no, 0);
-        let mut header =
-            FrameHeader { page_no, page_count, salts: self.salts, checksum: self.checksum };
-        header.checksum = self.continued(&header.encode()[..8], page);
-        self.checksum = header.checksum;
-        out.extend_from_slice(&header.encode());
+        let sum = PageSum::of(self.order, self.page_size, page);
+        out.extend_from_slice(&self.seal(page_no, page_count, &sum));
         out.extend_from_slice(page);
     }
 
-    fn continued(&self, numbers: &[u8], page: &[u8]) -> Checksum {
-        checksum(self.order, checksum(self.order, self.checksum, numbers), page)
+    /// The header of the frame with a page that adds `sum`; takes the chain past the frame.
+    /// `page_count` is 0 unless it commits.
+    pub fn seal(
+        &mut self,
+        page_no: u32,
+        page_count: u32,
+        sum: &PageSum,
+    ) -> [u8; WAL_FRAME_HEADER_SIZE] {
+        debug_assert_ne!(page_no, 0);
+        debug_assert_eq!(sum.order(), self.order);
+        let mut header =
+            FrameHeader { page_no, page_count, salts: self.salts, checksum: self.checksum };
+        header.checksum = self.continued(&header.encode()[..8], sum);
+        self.checksum = header.checksum;
+        header.encode()
+    }
+
+    fn continued(&self, numbers: &[u8], page: &PageSum) -> Checksum {
+        page.after(checksum(self.order, self.checksum, numbers))
     }
 }
 
@@ -323,7 +341,7 @@ pub fn scan(chain: Chain, bytes: &[u8]) -> Scan {
         end: chain,
     };
     for frame in bytes.chunks_exact(chain.page_size.frame_size()) {
-        let Ok(header) = found.end.step(frame) else { break };
+        let Ok((header, _)) = found.end.step(frame) else { break };
         found.frames = found.frames.saturating_add(1);
         if header.is_commit() {
             found.committed_frames = found.frames;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::cursor::{Cursor, Point, check_flags};
 use super::dir::ReplicaDir;
 use super::intents::{FILE_NAMES, Intents, LocalState, UpstreamPos};
-use super::session::read_unit;
+use super::stream::read_unit;
 use super::stream::{Body, Manners, STALL_MAX, Stream, UNSIZED};
 use super::url::{Resume, Upstream};
 use crate::archive::fuzz::pos;
@@ -122,7 +122,7 @@ impl Steps {
         let mut chain = self.chain.expect("a frame before any header was taken");
         assert!(!self.cursor.wants_header());
         let header = chain.verify(&frame).expect("a frame that does not continue was taken");
-        assert!(taken.is_none_or(|taken| taken == header));
+        assert!(taken.is_none_or(|taken| taken.0 == header));
         assert!(header.page_no != SIZE.lock_page() && header.page_no != u32::MAX);
         self.chain = Some(chain);
         self.moved(SIZE.frame_size());
@@ -267,7 +267,7 @@ fn one_record(stream: &mut Stream, cursor: &mut Cursor, events: &mut Vec<Event>)
             }
             let mut frame = vec![0; SIZE.frame_size()];
             while read_unit(&mut content, &mut frame)? {
-                let found = cursor.frame(&frame)?.map(|header| header.page_no);
+                let found = cursor.frame(&frame)?.map(|header| header.0.page_no);
                 events.push(Event::Frame(found, cursor.point()));
             }
             payload.finish()?;

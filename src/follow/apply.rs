@@ -35,7 +35,7 @@ use crate::host::api::random;
 use crate::host::file::{Door, Mode, ShmLock};
 use crate::pages::Frozen;
 use crate::pos::Pos;
-use crate::wal::{ByteOrder, Chain, PageSize, WAL_FRAME_HEADER_SIZE, WalHeader, wal_size};
+use crate::wal::{ByteOrder, Chain, PageSize, PageSum, WAL_FRAME_HEADER_SIZE, WalHeader, wal_size};
 use crate::walindex::{IndexHeader, LOCK_CKPT, encode_page_size, lock_read};
 
 /// How long readers may keep every slot from us.
@@ -70,7 +70,6 @@ pub struct Applier {
     is_torn: bool,
     checkpoint_seq: u32,
     batch: Batch,
-    out: Vec<u8>,
     /// Dropped last but one: the lock goes when nothing is written any more.
     _write: ShmLock,
 }
@@ -115,7 +114,6 @@ impl Applier {
             is_torn: false,
             checkpoint_seq: on_file.map_or(0, |header| header.checkpoint_seq),
             batch: Batch::new(page_size),
-            out: Vec::new(),
             _write: write,
             door,
         };
@@ -172,15 +170,16 @@ impl Applier {
         self.spilled
     }
 
-    /// Takes a page of the next commit. `page` is one page long.
-    pub fn stage(&mut self, page_no: u32, page: &[u8]) -> Result<()> {
+    /// Takes a page of the next commit. `page` is one page long; `sum` is what it adds to a chain,
+    /// if that is known.
+    pub fn stage(&mut self, page_no: u32, page: &[u8], sum: Option<PageSum>) -> Result<()> {
         if page.len() != self.page_size.bytes() || page_no == 0 {
             return Err(Error::bug(format!("page {page_no} of {} bytes staged", page.len())));
         }
         if self.batch.is_full() && !self.batch.contains(page_no) {
             self.spill()?;
         }
-        self.batch.put(page_no, page);
+        self.batch.put(page_no, page, sum);
         Ok(())
     }
 
@@ -207,8 +206,7 @@ impl Applier {
         }
         let first = self.next_frame()?;
         let mut chain = self.begun_wal()?;
-        self.out.clear();
-        self.batch.encode(&mut chain, page_count, &mut self.out);
+        self.batch.seal(&mut chain, page_count);
         let max_frame = self.frame_after(first, self.batch.numbers().len())? - 1;
         let local = LocalState { salts: chain.salts, max_frame, checksum: chain.checksum };
         self.intents.append(upstream, local)?;
@@ -233,8 +231,6 @@ impl Applier {
         self.written = self.published;
         (self.spilled, self.is_torn) = (0, false);
         self.batch.clear();
-        self.out.clear();
-        self.out.shrink_to(super::frames::BATCH_BYTES / 4);
         self.position.write(upstream.pos)
     }
 
@@ -356,8 +352,7 @@ impl Applier {
     fn spill(&mut self) -> Result<()> {
         let first = self.next_frame()?;
         let mut chain = self.begun_wal()?;
-        self.out.clear();
-        self.batch.encode(&mut chain, 0, &mut self.out);
+        self.batch.seal(&mut chain, 0);
         self.frame_after(first, self.batch.numbers().len())?;
         self.is_torn = true;
         self.write_out(first)?;
@@ -366,7 +361,6 @@ impl Applier {
         self.spilled = self.spilled.saturating_add(frames);
         self.written = Some(chain);
         self.batch.clear();
-        self.out.clear();
         Ok(())
     }
 
@@ -400,8 +394,8 @@ impl Applier {
 
     fn write_out(&self, first: u32) -> Result<()> {
         let at = frame_offset(self.page_size, first);
-        fault::write("follow/wal/write", &self.out, |out| self.wal.write_all_at(out, at))
-            .context(|| self.what("write"))
+        let write = |frames: &[u8]| self.wal.write_all_at(frames, at);
+        fault::write("follow/wal/write", self.batch.frames(), write).context(|| self.what("write"))
     }
 
     fn enter(&mut self, first: u32) -> Result<()> {

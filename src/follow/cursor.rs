@@ -17,7 +17,7 @@ use super::intents::UpstreamPos;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pos::{Offset, Pos, compare_pos};
 use crate::record::{FLAG_LZ4, RecordType, StreamRecordHeader};
-use crate::wal::{Chain, FrameHeader, PageSize, WAL_HEADER_SIZE, WalHeader};
+use crate::wal::{Chain, FrameHeader, PageSize, PageSum, WAL_HEADER_SIZE, WalHeader};
 
 /// Pages are numbered up to here; SQLite allows no more.
 pub const PAGE_NO_MAX: u32 = 0xffff_fffe;
@@ -139,12 +139,13 @@ impl Cursor {
         self.check_skip()
     }
 
-    /// Takes the stream past a frame: its page is to be applied, or (none) is applied already.
-    pub fn frame(&mut self, frame: &[u8]) -> Result<Option<FrameHeader>> {
+    /// Takes the stream past a frame: its page, which adds so much to any chain, is to be applied,
+    /// or (none) is applied already.
+    pub fn frame(&mut self, frame: &[u8]) -> Result<Option<(FrameHeader, PageSum)>> {
         let Some(chain) = &mut self.chain else {
             return Err(Error::peer("a WAL segment has no header before its frames"));
         };
-        let header = chain.verify(frame).map_err(as_peer)?;
+        let (header, sum) = chain.verify_summed(frame).map_err(as_peer)?;
         if header.page_no > PAGE_NO_MAX || header.page_count > PAGE_NO_MAX {
             return Err(Error::peer("a frame's numbers are beyond any database"));
         }
@@ -164,7 +165,7 @@ impl Cursor {
         } else {
             self.open = true;
         }
-        Ok(Some(header))
+        Ok(Some((header, sum)))
     }
 
     fn advance(&mut self, bytes: usize) -> Result<()> {

@@ -150,7 +150,7 @@ impl Complete {
             let text = format!("{} was written by somebody else", self.path.display());
             return Err(Error::new(ErrorKind::Busy, text));
         }
-        applier.stage(1, &self.first)?;
+        applier.stage(1, &self.first, None)?;
         applier.commit(self.page_count, upstream)?;
         self.dir.unmark_filling()?;
         Ok(applier)

@@ -32,7 +32,7 @@ use crate::files::with_suffix;
 use crate::host::conn::Connection;
 use crate::pos::Pos;
 use crate::registry::{self, Level};
-use crate::wal::PageSize;
+use crate::wal::{PageSize, PageSum};
 
 /// How often a drain looks for its gap.
 const DRAIN_STEP: Duration = Duration::from_micros(500);
@@ -244,7 +244,9 @@ impl Replica {
 
     /// Takes a page of a snapshot.
     pub fn snapshot_page(&mut self, page_no: u32, page: &[u8]) -> Result<()> {
-        let Some(applier) = &mut self.applier else { return self.stage(page_no, page) };
+        let Some(applier) = &mut self.applier else {
+            return self.stage(page_no, page, None);
+        };
         if page_no == 1 {
             image::check_first(page, applier.page_size())?;
             self.first = Some(page.to_owned());
@@ -254,11 +256,11 @@ impl Replica {
         {
             return Ok(());
         }
-        applier.stage(page_no, page)
+        applier.stage(page_no, page, None)
     }
 
-    /// Takes a page of the next commit.
-    pub fn stage(&mut self, page_no: u32, page: &[u8]) -> Result<()> {
+    /// Takes a page of the next commit; `sum` is what it adds to a chain, if that is known.
+    pub fn stage(&mut self, page_no: u32, page: &[u8], sum: Option<PageSum>) -> Result<()> {
         match (&mut self.applier, &mut self.image) {
             (Some(_), _) if page_no == 1 && self.first.is_some() => {
                 self.first = Some(page.to_owned());
@@ -267,9 +269,9 @@ impl Replica {
             (Some(applier), _) if page_no == 1 && self.schema_shift > 0 => {
                 let mut page = page.to_owned();
                 shift_version(&mut page, self.schema_shift);
-                applier.stage(page_no, &page)
+                applier.stage(page_no, &page, None)
             }
-            (Some(applier), _) => applier.stage(page_no, page),
+            (Some(applier), _) => applier.stage(page_no, page, sum),
             (None, Some(image)) => image.write(page_no, page),
             (None, None) => Err(Error::peer("WAL came before the snapshot it belongs to")),
         }
@@ -315,7 +317,7 @@ impl Replica {
             }
         }
         shift_version(&mut first, self.schema_shift);
-        applier.stage(1, &first)
+        applier.stage(1, &first, None)
     }
 
     /// Readers see `pos`: if somebody waits for it, this is the state it stands for.

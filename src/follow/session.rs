@@ -16,13 +16,13 @@ use super::cursor::{Cursor, Point, check_flags};
 use super::pace::{Moment, Publish, publish};
 use super::replica::Replica;
 use super::shared::{Shared, State, covers};
-use super::stream::{Filled, Stream};
+use super::stream::{Filled, Stream, cut_short, read_unit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lz4::Decoder;
 use crate::pos::Pos;
 use crate::record::{Heartbeat, RecordType, StreamRecordHeader};
 use crate::registry::{self, Level};
-use crate::wal::{PageSize, WAL_HEADER_SIZE};
+use crate::wal::{PageSize, WAL_FRAME_HEADER_SIZE, WAL_HEADER_SIZE};
 
 /// An ancestor that sends nothing for this long has sent what it had.
 const DRY: Duration = Duration::from_millis(20);
@@ -34,6 +34,8 @@ const TICK: Duration = Duration::from_millis(100);
 const SILENCE_MAX: Duration = Duration::from_millis(4500);
 /// Pages of a large record after which a commit in the middle of it is shown.
 const GROUP_BYTES: usize = 1 << 20;
+/// Memory for a segment's content is kept up to this size for the next one, in bytes.
+const CONTENT_KEPT: usize = 1 << 20;
 
 /// One connection at work.
 pub struct Session<'a> {
@@ -52,7 +54,9 @@ pub struct Session<'a> {
     heard: Instant,
     began: Instant,
     published: Instant,
+    /// Where a frame is put together, and where segments are decoded.
     frame: Vec<u8>,
+    content: Vec<u8>,
     /// Something was applied, or found to be.
     worked: bool,
 }
@@ -83,6 +87,7 @@ impl<'a> Session<'a> {
             // Long ago: the first commit need not wait.
             published: now.checked_sub(Duration::from_secs(1)).unwrap_or(now),
             frame: vec![0; page_size.frame_size()],
+            content: Vec::new(),
             stream,
             worked: false,
         })
@@ -365,20 +370,20 @@ impl<'a> Session<'a> {
     fn segment(&mut self, header: &StreamRecordHeader) -> Result<()> {
         self.cursor.segment(header)?;
         // The link's reader and the rest of the session are used side by side.
-        let Self { stream, cursor, replica, frame, shared, .. } = self;
+        let Self { stream, cursor, replica, frame, shared, content, .. } = self;
         let mut payload = stream.payload(header.size);
-        let mut content = Decoder::new(&mut payload, u64::MAX);
+        let mut content = Decoder::with_buffer(&mut payload, u64::MAX, std::mem::take(content));
         if cursor.wants_header() {
             let mut bytes = [0; WAL_HEADER_SIZE];
             content.read_exact(&mut bytes).map_err(cut_short)?;
             cursor.header(&bytes)?;
         }
         let mut shown: Option<Pos> = None;
-        while read_unit(&mut content, frame)? {
-            let Some(found) = cursor.frame(frame)? else { continue };
+        while let Some(frame) = content.unit(frame).map_err(cut_short)? {
+            let Some((found, sum)) = cursor.frame(frame)? else { continue };
             replica.require_room(found.page_no.max(found.page_count), self.page_size)?;
-            let page = frame.get(frame.len() - self.page_size.bytes()..).unwrap_or_default();
-            replica.stage(found.page_no, page)?;
+            let page = frame.get(WAL_FRAME_HEADER_SIZE..).unwrap_or_default();
+            replica.stage(found.page_no, page, Some(sum))?;
             let full = replica.staged_bytes() >= GROUP_BYTES;
             if self.inexact || !found.is_commit() {
                 continue;
@@ -392,6 +397,8 @@ impl<'a> Session<'a> {
                 shown = Some(point.upstream.pos);
             }
         }
+        self.content = content.into_buffer();
+        self.content.shrink_to(CONTENT_KEPT);
         payload.finish()?;
         if shown.is_some() {
             self.published = Instant::now();
@@ -420,27 +427,4 @@ fn read_pages(from: &mut impl Read, page_size: PageSize, replica: &mut Replica) 
         }
     }
     Ok(pages)
-}
-
-/// Fills `unit`; false if there is nothing left, an error if there is less.
-pub(super) fn read_unit(from: &mut impl Read, unit: &mut [u8]) -> Result<bool> {
-    let mut done = 0;
-    while let Some(rest) = unit.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match from.read(rest).map_err(cut_short)? {
-            0 if done == 0 => return Ok(false),
-            0 => return Err(Error::peer("a record ends in the middle of a page")),
-            n => done += n,
-        }
-    }
-    Ok(true)
-}
-
-/// What would be damage in a file of ours is the peer's fault in its stream.
-fn cut_short(error: std::io::Error) -> Error {
-    let error = Error::from(error);
-    match error.kind() {
-        ErrorKind::Corrupt => Error::peer(error.to_string()),
-        ErrorKind::Io => Error::peer(format!("a record is cut short: {error}")),
-        _ => error,
-    }
 }

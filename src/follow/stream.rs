@@ -185,6 +185,29 @@ impl Read for Payload<'_> {
     }
 }
 
+/// Fills `unit`; false if there is nothing left, an error if there is less.
+pub(super) fn read_unit(from: &mut impl Read, unit: &mut [u8]) -> Result<bool> {
+    let mut done = 0;
+    while let Some(rest) = unit.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match from.read(rest).map_err(cut_short)? {
+            0 if done == 0 => return Ok(false),
+            0 => return Err(Error::peer("a record ends in the middle of a page")),
+            n => done += n,
+        }
+    }
+    Ok(true)
+}
+
+/// What would be damage in a file of ours is the peer's fault in its stream.
+pub(super) fn cut_short(error: std::io::Error) -> Error {
+    let error = Error::from(error);
+    match error.kind() {
+        ErrorKind::Corrupt => Error::peer(error.to_string()),
+        ErrorKind::Io => Error::peer(format!("a record is cut short: {error}")),
+        _ => error,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

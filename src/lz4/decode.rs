@@ -56,8 +56,49 @@ impl<R: Read> Decoder<R> {
     /// Reads the frame from `reader`, which must end with it, and gives out at most `max` bytes:
     /// an error if there are more.
     pub fn new(reader: R, max: u64) -> Self {
-        let blocks = Blocks::new(reader, max);
-        Self { blocks, content: Vec::new(), given: 0, state: State::Open }
+        Self::with_buffer(reader, max, Vec::new())
+    }
+
+    /// The same, with the memory of an earlier one: [`Decoder::into_buffer`].
+    pub fn with_buffer(reader: R, max: u64, mut content: Vec<u8>) -> Self {
+        content.clear();
+        Self { blocks: Blocks::new(reader, max), content, given: 0, state: State::Open }
+    }
+
+    /// Its memory, for the next one.
+    pub fn into_buffer(mut self) -> Vec<u8> {
+        self.content.clear();
+        self.content
+    }
+
+    /// The next bytes, as many as `unit` holds: where they are, if they are there in one piece,
+    /// else in `unit`. None at the end; before that there must be so many.
+    pub fn unit<'b>(&'b mut self, unit: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
+        if !self.has_more()? {
+            return Ok(None);
+        }
+        let end = self.given + unit.len();
+        if end <= self.content.len() {
+            let begin = std::mem::replace(&mut self.given, end);
+            return Ok(Some(&self.content[begin..end]));
+        }
+        self.read_exact(unit)?;
+        Ok(Some(unit))
+    }
+
+    /// Whether there is something to give out now.
+    fn has_more(&mut self) -> io::Result<bool> {
+        // Before anything else: what a failure left in `content` has not been proved.
+        if self.state == State::Failed {
+            return Err(Error::corrupt("LZ4 frame failed before").into());
+        }
+        while self.given == self.content.len() {
+            if self.state == State::Ended {
+                return Ok(false);
+            }
+            self.fill().inspect_err(|_| self.state = State::Failed)?;
+        }
+        Ok(true)
     }
 
     fn fill(&mut self) -> Result<()> {
@@ -73,15 +114,8 @@ impl<R: Read> Decoder<R> {
 
 impl<R: Read> Read for Decoder<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Before anything else: what a failure left in `content` has not been proved.
-        if self.state == State::Failed {
-            return Err(Error::corrupt("LZ4 frame failed before").into());
-        }
-        while self.given == self.content.len() {
-            if self.state == State::Ended {
-                return Ok(0);
-            }
-            self.fill().inspect_err(|_| self.state = State::Failed)?;
+        if !self.has_more()? {
+            return Ok(0);
         }
         let len = buffer.len().min(self.content.len() - self.given);
         buffer[..len].copy_from_slice(&self.content[self.given..self.given + len]);

@@ -162,8 +162,8 @@ fn a_bad_frame_leaves_the_chain_alone() {
     }
     let mut frame = good.clone();
     frame[3] = 0; // and a checksum that is right
-    frame[16..24]
-        .copy_from_slice(&start.continued(&[0, 0, 0, 0, 0, 0, 0, 4], &good[24..]).to_bytes());
+    let page = PageSum::of(start.order, start.page_size, &good[24..]);
+    frame[16..24].copy_from_slice(&start.continued(&[0, 0, 0, 0, 0, 0, 0, 4], &page).to_bytes());
     check(&frame, "page number 0");
     frame = good;
     frame[535] ^= 1;

@@ -64,6 +64,33 @@ fn after_an_error_nothing_comes() {
     let mut decoder = Decoder::new(bytes.as_slice(), 100);
     for _ in 0..3 {
         assert!(decoder.read(&mut [0; 2]).is_err());
+        assert!(decoder.unit(&mut [0; 2]).is_err());
+    }
+}
+
+/// Units within a block and across two, and a rest.
+#[test]
+fn content_in_units() {
+    let bytes = content(200_000);
+    for mode in [BlockMode::Independent, BlockMode::Linked] {
+        let info = FrameInfo::new().block_mode(mode).block_size(BlockSize::Max64KB);
+        let frame = foreign(info, &bytes);
+        let mut buffer = Vec::new();
+        for len in [1000, 536, 70_000, 200_000, 200_001] {
+            let mut decoder = Decoder::with_buffer(frame.as_slice(), u64::MAX, buffer);
+            let mut unit = vec![0; len];
+            let whole = bytes.chunks_exact(len);
+            let rest = whole.remainder();
+            for expected in whole {
+                assert!(decoder.unit(&mut unit).unwrap() == Some(expected), "{len}");
+            }
+            match rest {
+                [] => assert_eq!(decoder.unit(&mut unit).unwrap(), None),
+                _ => assert_eq!(decoder.unit(&mut unit).unwrap_err().kind(), Io::UnexpectedEof),
+            }
+            buffer = decoder.into_buffer();
+            assert!(buffer.is_empty());
+        }
     }
 }
 
