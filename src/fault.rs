@@ -21,6 +21,7 @@
 //! | sticky | that one and all that follow, until another plan comes                            |
 //! | kind   | `eio`, `enospc`, `reset`: the error; `short`: half of a write, then `enospc`;     |
 //! |        | `kill`: SIGKILL; `hang`: waits, then goes on                                      |
+//! | without| names, with spaces between: these fail every time, and are not counted           |
 //! | ms     | how long `hang` waits, if no other plan ends it before                            |
 //!
 //! The answer tells what was met since the plan before: how many, which failed first, and how often

@@ -62,6 +62,7 @@ struct Plan {
     sticky: bool,
     kind: Kind,
     ms: u64,
+    without: String,
 }
 
 impl Plan {
@@ -82,9 +83,14 @@ impl Plan {
             sticky: options.opt_bool("sticky")?.unwrap_or(false),
             kind,
             ms: options.opt_u64("ms", 0..=HANG_MS_MAX)?.unwrap_or(1000),
+            without: options.opt_str("without")?.unwrap_or_default(),
         };
         options.finish()?;
         Ok(plan)
+    }
+
+    fn is_without(&self, point: &str) -> bool {
+        self.without.split(' ').any(|name| name == point)
     }
 
     fn is_about(&self, point: &str) -> bool {
@@ -118,7 +124,7 @@ fn meet(point: &'static str) -> Option<Kind> {
     state.count += 1;
     *state.points.entry(point).or_default() += 1;
     if !state.plan.is_about(point) {
-        return None;
+        return state.plan.is_without(point).then_some(Kind::Eio);
     }
     state.met += 1;
     let (met, nth) = (state.met, state.plan.nth);

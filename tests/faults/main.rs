@@ -2,7 +2,7 @@
 //! and nothing may come of it but a message. See the module `fault` of the library, and `stage` for
 //! what is looked at after each round.
 //!
-//! `FAULTS='...'` plays again the round that printed this.
+//! `FAULTS='...'` plays again the round that printed this, with `ON_SERVER=1` if that did.
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
 #![allow(clippy::print_stdout)]
@@ -15,5 +15,6 @@ mod cast;
 mod hangs;
 mod kills;
 mod points;
+mod rare;
 mod rounds;
 mod stage;

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use crate::cast::{Cast, Met, SIDES, Side};
 use crate::common::*;
@@ -19,11 +21,20 @@ type AllMet = BTreeMap<Side, Met>;
 
 /// Plays casts until `next` has no more. Fails in the end if a round did.
 fn play_all(next: impl FnMut() -> Option<Cast> + Send, seen: impl Fn(&Cast, &AllMet) + Sync) {
+    play_all_on(STAGES, Stage::new, next, seen);
+}
+
+fn play_all_on(
+    stages: usize,
+    new: fn() -> Stage,
+    next: impl FnMut() -> Option<Cast> + Send,
+    seen: impl Fn(&Cast, &AllMet) + Sync,
+) {
     let (next, failed) = (Mutex::new(next), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
-        for _ in 0..STAGES {
+        for _ in 0..stages {
             scope.spawn(|| {
-                let mut stage = Stage::new();
+                let mut stage = new();
                 let ask = || next.lock().unwrap()();
                 while let Some(cast) = ask() {
                     let play = || seen(&cast, &stage.play(&cast));
@@ -32,7 +43,7 @@ fn play_all(next: impl FnMut() -> Option<Cast> + Send, seen: impl Fn(&Cast, &All
                         Err(_) => {
                             println!("failed: {cast}");
                             failed.lock().unwrap().push(cast.to_string());
-                            stage = Stage::new();
+                            stage = new();
                         }
                     }
                 }
@@ -91,7 +102,8 @@ fn assert_fired(cast: &Cast, met: &AllMet) {
 #[test]
 fn every_operation_may_fail() {
     if let Some(cast) = Cast::asked_for() {
-        Stage::new().play(&cast);
+        let on_server = std::env::var_os("ON_SERVER").is_some();
+        if on_server { Stage::with_server() } else { Stage::new() }.play(&cast);
         return;
     }
     let met = a_round_without_faults();
@@ -104,26 +116,63 @@ fn every_operation_may_fail() {
     play_all(|| casts.next(), assert_fired);
 }
 
-/// The Nth operation of all, for every N, until there are no more.
-#[test]
-fn every_single_operation_may_fail() {
+/// How long the long form of a loop may take, so that what is left of it can be told. It plays
+/// numbers far apart first.
+const LOOP_MAX: Duration = Duration::from_secs(25 * 60);
+/// Every so manyth operation, then those next to them, and so on.
+const STRIDE: u64 = 8;
+/// More operations than any side has, for the first look.
+const OPERATIONS_MAX: u64 = 4000;
+
+/// The Nth operation of those with such names, for every N, until there are no more. Now and then
+/// all that follow fail, too.
+fn each_nth(point: &'static str, stages: usize, new: fn() -> Stage, rounds: u64) {
     let mut rng = Rng::new();
-    let mut over: BTreeSet<Side> = BTreeSet::new();
+    // The first number that a side did not get to.
+    let ends = Mutex::new(SIDES.map(|side| (side, OPERATIONS_MAX)).into_iter().collect());
     let kinds = ["eio", "enospc", "short", "reset", "hang"];
-    let (mut nth, end) = (0, scaled(2, u64::MAX));
-    let over = Mutex::new(&mut over);
-    let next = || {
-        nth += 1;
-        let left = SIDES.into_iter().filter(|side| !over.lock().unwrap().contains(side));
-        let plan = |side| (side, json!({"nth": nth, "kind": kinds[rng.index(kinds.len())]}));
+    let mut numbers = (1..=STRIDE).flat_map(|first| (first..OPERATIONS_MAX).step_by(8)).enumerate();
+    let (began, played) = (Instant::now(), AtomicU64::new(0));
+    let next = || loop {
+        let (count, nth) = numbers.next()?;
+        if played.load(Ordering::Relaxed) >= rounds || began.elapsed() > LOOP_MAX {
+            println!("over after {count} numbers, at {nth}");
+            return None;
+        }
+        let ends: &BTreeMap<Side, u64> = &ends.lock().unwrap();
+        let left = ends.iter().filter(|(_, end)| nth < **end);
+        let sticky = rng.below(16) == 0;
+        let plan = |(side, _): (&Side, &u64)| {
+            let kind = kinds[rng.index(kinds.len())];
+            let sticky = sticky && kind != "hang";
+            (*side, json!({"point": point, "nth": nth, "kind": kind, "sticky": sticky}))
+        };
         let cast = Cast(left.map(plan).collect());
-        (nth < end && !cast.0.is_empty()).then_some(cast)
+        if !cast.0.is_empty() {
+            played.fetch_add(1, Ordering::Relaxed);
+            return Some(cast);
+        }
     };
-    play_all(next, |cast, met| {
-        for side in cast.0.keys().filter(|side| met[*side].fired.is_none()) {
-            over.lock().unwrap().insert(*side);
+    play_all_on(stages, new, next, |cast, met| {
+        for (side, plan) in cast.0.iter().filter(|(side, _)| met[*side].fired.is_none()) {
+            let mut ends = ends.lock().unwrap();
+            let end = ends.get_mut(side).unwrap();
+            *end = plan["nth"].as_u64().unwrap().min(*end);
         }
     });
+    let played = played.into_inner();
+    println!("{played} rounds in {:?}; ends: {:?}", began.elapsed(), ends.into_inner());
+}
+
+#[test]
+fn every_single_operation_may_fail() {
+    each_nth("*", STAGES, Stage::new, scaled(2, u64::MAX));
+}
+
+/// The sockets of the archive's client, and of the follower's.
+#[test]
+fn every_use_of_a_socket_may_fail() {
+    each_nth("transport/*", 2, Stage::with_server, scaled(3, u64::MAX));
 }
 
 /// kill -9 at an operation, and half of a write done if it is one.

@@ -15,7 +15,7 @@ fn a_replica_lives_through_a_bad_network() {
     let mut rng = Rng::new();
     let began = Instant::now();
     let mut rounds = 0;
-    while began.elapsed() < Duration::from_secs(scaled(8, 600)) {
+    while began.elapsed() < Duration::from_secs(scaled(8, 420)) {
         misbehave(&mut wired, &mut rng);
         std::thread::sleep(Duration::from_millis(rng.below(400)));
         // Now and then it is good for a while, so that there is something to spoil.

@@ -29,8 +29,7 @@ impl Round<'_> {
         assert!((self.rows..=last).contains(&rows), "{rows} of {}", self.rows);
         self.rows = rows;
         let path = self.file("synced.db");
-        let restore =
-            format!("SELECT litestream_restore('{}', '{}')", self.archive(), path.display());
+        let restore = self.restore_to(&path);
         match self.dbs[&Side::Restorer].run(&restore) {
             Ok(_) => {
                 let rows = self.rows_of(&path);
@@ -55,16 +54,12 @@ impl Round<'_> {
         let (primary, replica) = (&self.dbs[&Side::Primary], &self.dbs[&Side::Follower]);
         assert_same(primary, replica);
         let pos = primary.text("SELECT litestream_sync()");
-        let archives = read_archive(&self.file("archive"));
+        let archives = read_archive(&self.archive_folder());
         let current = archives.iter().find(|it| it.generation == generation(&pos)).unwrap();
         current.assert_whole();
         let path = self.file("restored.db");
         let restorer = &self.dbs[&Side::Restorer];
-        restorer.text(&format!(
-            "SELECT litestream_restore('{}', '{}')",
-            self.archive(),
-            path.display()
-        ));
+        restorer.text(&self.restore_to(&path));
         let copy = self.stage.plain.open(&path);
         assert_eq!(copy.content(), primary.content(), "the restored copy differs");
         copy.close();
