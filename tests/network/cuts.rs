@@ -12,7 +12,7 @@ fn a_stream_is_resumed_wherever_it_broke() {
     let outside = Host::plain();
     let readers = wired.readers(&outside);
     let mut rng = Rng::new();
-    for round in 0..scaled(4, 60) {
+    for round in 0..scaled(4, 20) {
         for part in PARTS {
             // No part of its kind is shorter. An LZ4 frame's own header has 7 or 15 bytes.
             let length = match part {
@@ -28,7 +28,7 @@ fn a_stream_is_resumed_wherever_it_broke() {
         }
     }
     // Deep in a record, wherever that is.
-    for _ in 0..scaled(3, 60) {
+    for _ in 0..scaled(3, 20) {
         cut(&wired, Cut::After(1000 + rng.below(60_000)), true);
     }
     // And in what it sends itself: the head of its request, its acknowledgements.
