@@ -63,7 +63,8 @@ asan:  ## the same with AddressSanitizer
 	@scripts/setup memory
 	@scripts/memory asan
 
-PARTS ?= scale,reach,flat,burst,first,peer,floor,table
+PARTS ?= scale,reach,flat,burst,apply,first,peer,floor,table
+bench: export BENCH_RUN := $(or $(BENCH_RUN),$(shell date -u +%Y-%m-%dT%H:%M:%SZ))
 bench: setup  ## ours and the peers on the same work: one table, JSON lines in target/bench/
 	cargo bench --locked --bench live --bench archive
 	PARTS=$(PARTS) cargo bench --locked --bench load
@@ -74,6 +75,9 @@ instructions:  ## instructions of the pure parts against benches/instructions/fi
 
 load: build  ## what many databases and followers cost, and writers flat out; MINUTES=10 for long
 	cargo bench --locked --bench load
+
+scaling: build  ## cost as the work grows: plots and JSON lines in target/bench/; MAX_GB=10
+	PARTS=scaling cargo bench --locked --bench load
 
 fmt:  ## rustfmt
 	cargo fmt
@@ -99,4 +103,4 @@ clean:  ## remove what was built and what setup put in .venv/
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-.PHONY: build demo test test-netns test-node check test-sql update-expected test-oldest soak audit fuzz valgrind asan bench fmt lint doc setup install clean help load instructions
+.PHONY: build demo test test-netns test-node check test-sql update-expected test-oldest soak audit fuzz valgrind asan bench fmt lint doc setup install clean help load instructions scaling

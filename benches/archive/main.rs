@@ -27,6 +27,8 @@ mod folder;
 #[path = "../live/process.rs"]
 mod process;
 mod report;
+#[path = "../live/run.rs"]
+mod run;
 #[path = "../live/statistics.rs"]
 mod statistics;
 

@@ -41,7 +41,8 @@ impl Report {
             "", "snapshot", "WAL", "(writing)", "MiB", "more MiB"
         );
         self.json(&json!({
-            "bench": "machine", "cores": cores, "size_mib": size_mib, "wal_mib": wal_mib,
+            "bench": "machine", "run": crate::run::id(), "cores": cores, "size_mib": size_mib,
+            "wal_mib": wal_mib,
         }));
     }
 

@@ -23,6 +23,7 @@ mod child;
 #[allow(dead_code, reason = "each bench needs its own part of this")]
 mod folder;
 mod process;
+mod run;
 mod statistics;
 
 use std::fs;
@@ -153,7 +154,9 @@ impl Report {
             "{:<22} {:>8} {:>8} {:>8} {:>8}",
             "one commit each", "commits", "p50", "p99", "max"
         );
-        self.json(&json!({"bench": "machine", "cores": cores, "versions": text}));
+        self.json(&json!({
+            "bench": "machine", "run": run::id(), "cores": cores, "versions": text,
+        }));
     }
 
     fn lag(&mut self, interval: Duration, lag: &Spread) {

@@ -13,7 +13,10 @@
 //! first   the first snapshot of a database, until every row is visible, beside `cp` through a pipe
 //! peer    from COMMIT's return until a replica of Litestream 0.5 (`restore -f`) shows the row
 //! floor   what the machine can do: pwrite, memcpy, one pass of the checksum, a round trip, fsync
-//! table   one table of everything that is in `target/bench/`, in Markdown
+//! table   one table of everything in `target/bench/` that is of this run, in Markdown; as the only
+//!         part, of the last run
+//! scaling what grows with what, as plots; only alone: see scaling.rs (`SCALING`, `MAX_GB`,
+//!         `MAX_PAGES`, `MAX_COUNT`)
 //! verify  litestream_verify, in bytes a second, beside reading the file and hashing it
 //! ```
 //!
@@ -25,8 +28,9 @@
 //! | `WRITERS`   | see `CASES`   | cases of `flat`, such as `NORMAL:1,OFF:2`: synchronous and how many writers |
 //! | `MIB`       | 256           | size of the database that is verified                         |
 //! | `BURST_MIB` | 1000          | WAL of the burst, and bytes of the floors                     |
-//! | `APPLY`     | 200000        | pages that are committed while a replica stands still         |
+//! | `APPLY`     | 40000         | pages that are committed while a replica stands still         |
 //! | `FIRST_MIB` | 1024          | size of the database of the first snapshot                    |
+//! | `BENCH_RUN` | one's own     | what the run is called, the same in all programs of it        |
 //! | `IDLE_S`    | 5             | how long a process is watched doing nothing, in seconds       |
 //!
 //! The SQLite is the bundled one. With 100 replicas on few processors most of what `reach` measures
@@ -43,11 +47,15 @@ mod floor;
 mod folder;
 mod histogram;
 mod peer;
+mod plot;
 #[path = "../live/process.rs"]
 mod process;
 mod reach;
 mod report;
+#[path = "../live/run.rs"]
+mod run;
 mod scale;
+mod scaling;
 #[allow(dead_code, reason = "each bench prints its own part of this")]
 #[path = "../live/statistics.rs"]
 mod statistics;
@@ -64,9 +72,19 @@ fn main() {
         return child::run(role.to_str().unwrap());
     }
     let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
-    let folder = Folder::new(&target, "load");
-    let mut report = Report::new(&target.join("bench").join("load.jsonl"));
     let parts = setting("PARTS", "scale,reach,flat");
+    if parts == "table" {
+        // Of the lines the last run left.
+        return table::print(&target.join("bench"));
+    }
+    let folder = Folder::new(&target, "load");
+    let bench = target.join("bench");
+    if parts == "scaling" {
+        let mut report = Report::new(&bench.join("scaling.jsonl"));
+        scaling::run(&folder, &mut report, &bench);
+        return report.tail();
+    }
+    let mut report = Report::new(&bench.join("load.jsonl"));
     for part in parts.split(',') {
         match part {
             "scale" => scale::run(&folder, &mut report),
@@ -77,7 +95,7 @@ fn main() {
             "first" => first::run(&folder, &mut report),
             "peer" => peer::run(&folder, &mut report),
             "floor" => floor::run(&folder, &mut report),
-            "table" => table::print(&target.join("bench")),
+            "table" => table::print(&bench),
             "verify" => verify::run(&folder, &mut report),
             other => panic!("PARTS: what is {other}?"),
         }

@@ -40,7 +40,7 @@ pub fn run(folder: &Folder, report: &mut Report) {
 
 /// Of each replica, of the last one, and the processor time of a commit, in microseconds: the
 /// primary's and all replicas'.
-fn lags(folder: &Folder, count: usize) -> (Vec<f64>, Vec<f64>, (u64, u64)) {
+pub fn lags(folder: &Folder, count: usize) -> (Vec<f64>, Vec<f64>, (u64, u64)) {
     let place = folder.make("reach");
     let mut primary = Process::start("primary");
     let sql = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::run;
+
 pub struct Report {
     lines: fs::File,
     path: PathBuf,
@@ -18,7 +20,8 @@ impl Report {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         println!("SQLite {}, {cores} cores, load before: {}", rusqlite::version(), load.trim_end());
         report.json(&json!({
-            "bench": "machine", "cores": cores, "sqlite": rusqlite::version(), "load": load.trim(),
+            "bench": "machine", "run": run::id(), "cores": cores, "sqlite": rusqlite::version(),
+            "load": load.trim(),
         }));
         report
     }

@@ -30,6 +30,22 @@ pub fn run(folder: &Folder, report: &mut Report) {
     }
 }
 
+/// What serving so many databases costs.
+pub fn served(folder: &Folder, count: usize) -> Cost {
+    let cost = Group::primary(folder, count).cost();
+    folder.remove("scale");
+    cost
+}
+
+/// Above the host alone.
+pub struct Cost {
+    pub pss_kib: u64,
+    pub threads: u64,
+    pub descriptors: u64,
+    cpu_percent: f64,
+    pub wakeups_per_s: f64,
+}
+
 fn followers(count: usize) -> Value {
     json!({"sql": format!("SELECT litestream_wait_followers({count}, 60000)")})
 }
@@ -87,22 +103,30 @@ impl Group {
         Group { process, before, idle: (first, last), seconds }
     }
 
-    fn report(&self, report: &mut Report, what: &str, count: usize) {
+    fn cost(&self) -> Cost {
         let (first, now) = self.idle;
-        let kib = now.pss_kib.saturating_sub(self.before.pss_kib);
-        let threads = now.threads.saturating_sub(self.before.threads);
-        let descriptors = now.descriptors.saturating_sub(self.before.descriptors);
-        let cpu = (now.cpu_us - first.cpu_us) as f64 / self.seconds / 1e4;
-        let sleeps = (now.sleeps.saturating_sub(first.sleeps)) as f64 / self.seconds;
+        Cost {
+            pss_kib: now.pss_kib.saturating_sub(self.before.pss_kib),
+            threads: now.threads.saturating_sub(self.before.threads),
+            descriptors: now.descriptors.saturating_sub(self.before.descriptors),
+            cpu_percent: (now.cpu_us - first.cpu_us) as f64 / self.seconds / 1e4,
+            wakeups_per_s: now.sleeps.saturating_sub(first.sleeps) as f64 / self.seconds,
+        }
+    }
+
+    fn report(&self, report: &mut Report, what: &str, count: usize) {
+        let Cost { pss_kib, threads, descriptors, cpu_percent, wakeups_per_s } = self.cost();
         let name = format!("{count} {what}");
         println!(
-            "{name:<24} {:>9.1} {:>9} {threads:>8} {descriptors:>12} {cpu:>11.2} {sleeps:>12.0}",
-            kib as f64 / 1024.0,
-            kib / count as u64
+            "{name:<24} {:>9.1} {:>9} {threads:>8} {descriptors:>12} {cpu_percent:>11.2} \
+             {wakeups_per_s:>12.0}",
+            pss_kib as f64 / 1024.0,
+            pss_kib / count as u64
         );
         report.json(&json!({
-            "bench": "scale", "what": what, "count": count, "pss_kib": kib, "threads": threads,
-            "descriptors": descriptors, "idle_cpu_percent": cpu, "wakeups_per_s": sleeps,
+            "bench": "scale", "what": what, "count": count, "pss_kib": pss_kib, "threads": threads,
+            "descriptors": descriptors, "idle_cpu_percent": cpu_percent,
+            "wakeups_per_s": wakeups_per_s,
         }));
     }
 }

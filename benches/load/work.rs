@@ -43,6 +43,9 @@ pub fn rewrite(db: &Connection, with: &Value) -> Value {
     json!({"us": u64::try_from(begin.elapsed().as_micros()).unwrap(), "at": now_us()})
 }
 
+/// Longer than anything here takes on a machine that is not broken.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// Reads until row 1 has the mark; when that was, and what reading was like until then.
 pub fn wait(db: &Connection, with: &Value) -> Value {
     let mark = with["mark"].as_i64().unwrap();
@@ -50,8 +53,10 @@ pub fn wait(db: &Connection, with: &Value) -> Value {
     say(&json!("ready"));
     let (mut reads, mut errors, mut slowest) = (0_u64, 0_u64, Duration::ZERO);
     let mut look = db.prepare("SELECT seen FROM wide WHERE id = 1").unwrap();
+    let patience = Instant::now() + PATIENCE;
     loop {
         let begin = Instant::now();
+        assert!(begin < patience, "the replica does not show the last commit");
         let seen = look.query_row([], |row| row.get::<_, i64>(0));
         slowest = slowest.max(begin.elapsed());
         reads += 1;
