@@ -11,13 +11,13 @@ use litestream::pages::{Total, page_sum};
 use litestream::pos::{Generation, Index, Offset, Pos};
 use litestream::record::{Heartbeat, RecordReader, RecordType, StreamReader, StreamRecordHeader};
 use litestream::wal::{
-    ByteOrder, Chain, Checksum, PageSize, WAL_HEADER_SIZE, WalHeader, checksum, scan,
+    ByteOrder, Chain, Checksum, PageSize, PageSum, WAL_HEADER_SIZE, WalHeader, checksum, scan,
 };
 use litestream::walindex::{HEADER_SIZE, IndexHeader, encode_page_size};
 
 use super::frames::Batch;
 
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 20] = [
     "checksum",
     "checksum-swapped",
     "wal-append",
@@ -26,7 +26,8 @@ pub const NAMES: [&str; 19] = [
     "index-header",
     "batch-put",
     "batch-merge",
-    "batch-encode",
+    "batch-seal",
+    "batch-seal-summed",
     "lz4-store",
     "lz4-take-stored",
     "lz4-compress",
@@ -62,7 +63,9 @@ pub fn run(name: &str) {
             measured(|| scan(start, &frames));
         }
         "index-header" => index_headers(),
-        "batch-put" | "batch-merge" | "batch-encode" => batch(name, start, &pages),
+        "batch-put" | "batch-merge" | "batch-seal" | "batch-seal-summed" => {
+            batch(name, start, &pages);
+        }
         "lz4-store" | "lz4-take-stored" | "lz4-compress" | "lz4-decompress" => {
             lz4_frame(name, &append(start, &pages));
         }
@@ -145,22 +148,27 @@ fn index_headers() {
     });
 }
 
-/// Pages of many commits of the upstream that become one of the replica's.
+/// Pages of many commits of the upstream that become one of the replica's. What they add to a chain
+/// is known if they came as frames of the upstream's.
 fn batch(name: &str, mut chain: Chain, pages: &[u8]) {
+    let sum = |page| PageSum::of(chain.order, chain.page_size, page);
+    let sums: Vec<Option<PageSum>> = match name {
+        "batch-seal" => pages.chunks_exact(PAGE).map(|_| None).collect(),
+        _ => pages.chunks_exact(PAGE).map(|page| Some(sum(page))).collect(),
+    };
     let put = |batch: &mut Batch| {
-        for (page, number) in pages.chunks_exact(PAGE).zip(1..) {
-            batch.put(number * 7, page);
+        for ((page, sum), number) in pages.chunks_exact(PAGE).zip(&sums).zip(1..) {
+            batch.put(number * 7, page, *sum);
         }
     };
     let mut batch = Batch::new(chain.page_size);
-    let mut out = Vec::with_capacity(pages.len() * 2);
     if name == "batch-put" {
         return measured(|| put(&mut batch));
     }
     put(&mut batch);
     match name {
         "batch-merge" => measured(|| put(&mut batch)),
-        _ => measured(|| batch.encode(&mut chain, PAGES, &mut out)),
+        _ => measured(|| batch.seal(&mut chain, PAGES)),
     }
 }
 
