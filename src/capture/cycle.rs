@@ -63,8 +63,14 @@ impl<'s> Cycle<'s> {
     /// Checkpoints. Afterwards the WAL is armed, or a writer was too busy and it is tried again
     /// later.
     pub(super) fn run(&mut self) -> Result<Checkpointed> {
+        self.run_as(false)
+    }
+
+    /// The same; `asked`: for somebody who wants all of the WAL checkpointed, however short it is.
+    fn run_as(&mut self, asked: bool) -> Result<Checkpointed> {
         let mut done = Checkpointed { busy: true, log: -1, checkpointed: -1 };
-        for _ in 0..2 {
+        // A second round shortens the tail for the gate.
+        for _ in 0..=u32::from(self.needs_gate(asked)) {
             if !self.pin.take_slot()? {
                 return Ok(done);
             }
@@ -78,7 +84,7 @@ impl<'s> Cycle<'s> {
                 break;
             }
         }
-        if !self.may_close_gate() {
+        if !self.may_close_gate(asked) {
             return Ok(done);
         }
         let gate = self.gate()?;
@@ -148,15 +154,17 @@ impl<'s> Cycle<'s> {
         policy::gate(self.scanner.lock().frames(), self.stretch)
     }
 
-    /// Whether writers have had their time since the gate was closed last.
-    fn may_close_gate(&self) -> bool {
+    fn needs_gate(&self, asked: bool) -> bool {
+        let last = self.gated.map(|(_, held)| held);
+        asked || policy::is_worth_it(self.scanner.lock().frames(), last)
+    }
+
+    /// Whether it is needed, and writers have had their time since the gate was closed last.
+    fn may_close_gate(&self, asked: bool) -> bool {
         let now = Instant::now();
-        if policy::is_hold_useless(self.scanner.lock().frames(), self.stretch) {
-            return false;
-        }
         let open_for = self.patience().open_for;
         let rested = |(opened, held): (Instant, Duration)| now >= opened + held * open_for;
-        now >= self.gate_again && self.gated.is_none_or(rested)
+        self.needs_gate(asked) && now >= self.gate_again && self.gated.is_none_or(rested)
     }
 
     /// `None`: the gate could not be closed, nothing was done.
@@ -236,7 +244,7 @@ impl<'s> Cycle<'s> {
         }
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
-            let done = self.run()?;
+            let done = self.run_as(true)?;
             let armed = self.pin.view().is_armed();
             if mode == CheckpointMode::Truncate {
                 let may = armed && self.pin.slot().is_none();

@@ -7,8 +7,9 @@ use crate::log::Pack;
 
 /// Frames in the WAL before we checkpoint: SQLite's own default.
 pub(super) const CHECKPOINT_FRAMES: u32 = 1000;
-/// A busy writer is tried again after this many more frames.
-const RETRY_FRAMES: u32 = 250;
+/// A busy writer is tried again after this many more frames: the disk has to sync no more often
+/// than for SQLite's own checkpoints.
+const RETRY_FRAMES: u32 = CHECKPOINT_FRAMES;
 /// A writer this quiet is likely between transactions.
 const QUIET: Duration = Duration::from_millis(1);
 /// At most this many bytes wait in memory for the keeper; capture writes them itself beyond.
@@ -48,39 +49,43 @@ pub(super) struct Gate {
     pub(super) frames: u32,
 }
 
-/// Frames from which on the gate may stay closed for as long as the device needs: a quarter of
-/// what the WAL is to be at most.
+/// Frames below which only short holds are worth it: half of what the WAL is to be at most.
 const LONG_FRAMES: u32 = 8 * CHECKPOINT_FRAMES;
+/// Frames from which on writers may be held up for half of the time.
+const VERY_LONG_FRAMES: u32 = 12 * CHECKPOINT_FRAMES;
+/// What a writer hardly notices.
+const SHORT_HOLD: Duration = Duration::from_millis(5);
 /// Trying keeps nobody out, but takes a processor.
 const BUDGET_MS_MAX: u32 = 250;
 /// How often the limit may double: 38 ms become 1.2 s.
 pub(super) const STRETCH_MAX: u32 = 5;
 
-/// A WAL that has grown far beyond the threshold is worth more patience, a longer hold on a device
-/// that syncs slowly, and a larger part of the writers' time: at first a fifth, in the end half.
+/// The longer the WAL, the more patience, and the larger the part of the writers' time: at first a
+/// fifth, in the end half. See also [`is_worth_it`].
 ///
-/// A checkpoint syncs twice. Where that takes longer than a hold, no hold is of any use, and the
-/// WAL would grow for as long as somebody writes. So each hold that was too short doubles the
-/// next one (`stretch`), and writers are held only every [`LONG_FRAMES`]: less often than by
-/// SQLite, which has them wait for the same syncs every [`CHECKPOINT_FRAMES`].
+/// Where two syncs take longer than a hold, no hold is of any use, and the WAL would grow for as
+/// long as somebody writes. So each hold that was too short doubles the next one (`stretch`).
 ///
 /// SQLite's own waits for a gate get longer, and at 38 ms one of them ends at 39.6 ms: a writer
 /// that met the gate as it closed goes on then. The next would end at 48.4 ms. Whoever is in one
 /// when the gate opens begins before it may close again, since no wait is as long as all before it.
 pub(super) fn gate(frames: u32, stretch: u32) -> Gate {
     let ms = |ms: u32| Duration::from_millis(ms.into());
-    let (limit, open_for, tail) = match frames / CHECKPOINT_FRAMES {
-        0..4 => (20, 4, 500),
-        4..8 => (38, 2, 1000),
+    let (limit, open_for, tail) = match frames {
+        0..LONG_FRAMES => (20, 4, 500),
+        LONG_FRAMES..VERY_LONG_FRAMES => (38 << stretch.min(STRETCH_MAX), 2, 1000),
         _ => (38 << stretch.min(STRETCH_MAX), 1, 4000),
     };
     let budget = (frames / CHECKPOINT_FRAMES).clamp(2, BUDGET_MS_MAX);
     Gate { budget: ms(budget), limit: ms(limit), open_for, frames: tail }
 }
 
-/// Whether a hold is known to be too short for the device, and a longer one not due yet.
-pub(super) fn is_hold_useless(frames: u32, stretch: u32) -> bool {
-    stretch > 0 && frames < LONG_FRAMES
+/// Whether a writer that never pauses is to be held up for the WAL's sake, when the last hold took
+/// so long. A checkpoint syncs twice. Behind a writer that syncs each commit there is little left
+/// to sync, and a short WAL is faster for it; else it is done once for many frames, where SQLite
+/// has its writers wait for it every [`CHECKPOINT_FRAMES`].
+pub(super) fn is_worth_it(frames: u32, last: Option<Duration>) -> bool {
+    frames >= LONG_FRAMES || last.is_none_or(|held| held <= SHORT_HOLD)
 }
 
 /// How often the limit is to be doubled after a hold of `held`.
@@ -131,7 +136,8 @@ mod tests {
         check(1000, 0, 0, false, true);
         check(1000, 900, 0, false, false);
         check(1000, 900, 1000, false, true);
-        check(1150, 900, 0, false, true);
+        check(1899, 900, 0, false, false);
+        check(1900, 900, 0, false, true);
         check(5000, 0, 5000, true, false);
     }
 
@@ -149,9 +155,9 @@ mod tests {
             assert_eq!(gate(wal, 0), Gate { budget, limit, open_for, frames }, "{wal}");
         };
         check(0, 2, 20, 4, 500);
-        check(3999, 3, 20, 4, 500);
-        check(4000, 4, 38, 2, 1000);
-        check(8000, 8, 38, 1, 4000);
+        check(7999, 7, 20, 4, 500);
+        check(8000, 8, 38, 2, 1000);
+        check(12_000, 12, 38, 1, 4000);
         check(64_000, 64, 38, 1, 4000);
         check(u32::MAX, 250, 38, 1, 4000);
     }
@@ -166,15 +172,25 @@ mod tests {
             stretch = stretch_after(ms(200), limit, stretch);
         }
         assert_eq!(stretch, 3, "long enough");
-        assert_eq!(gate(7999, stretch).limit, ms(38));
-        assert!(is_hold_useless(7999, stretch) && !is_hold_useless(8000, stretch));
-        assert!(!is_hold_useless(1000, 0));
+        assert_eq!(gate(7999, stretch).limit, ms(20));
         for expected in [2, 1, 0, 0] {
             stretch = stretch_after(ms(5), gate(8000, stretch).limit, stretch);
             assert_eq!(stretch, expected);
         }
         assert_eq!(gate(u32::MAX, 99).limit, ms(38 << STRETCH_MAX));
         assert_eq!(stretch_after(ms(9999), ms(1216), STRETCH_MAX), STRETCH_MAX);
+    }
+
+    #[test]
+    fn a_short_wal_is_worth_a_short_hold_only() {
+        let check = |frames, last_ms: Option<u64>, expected| {
+            let last = last_ms.map(Duration::from_millis);
+            assert_eq!(is_worth_it(frames, last), expected, "{frames} {last_ms:?}");
+        };
+        check(1000, None, true);
+        check(1000, Some(5), true);
+        check(7999, Some(6), false);
+        check(8000, Some(1000), true);
     }
 
     #[test]
