@@ -375,11 +375,11 @@ impl<'a> Session<'a> {
         let mut content = Decoder::with_buffer(&mut payload, u64::MAX, std::mem::take(content));
         if cursor.wants_header() {
             let mut bytes = [0; WAL_HEADER_SIZE];
-            content.read_exact(&mut bytes).map_err(cut_short)?;
+            content.read_exact(&mut bytes).map_err(cut_short("a WAL header"))?;
             cursor.header(&bytes)?;
         }
         let mut shown: Option<Pos> = None;
-        while let Some(frame) = content.unit(frame).map_err(cut_short)? {
+        while let Some(frame) = content.unit(frame).map_err(cut_short("a page"))? {
             let Some((found, sum)) = cursor.frame(frame)? else { continue };
             replica.require_room(found.page_no.max(found.page_count), self.page_size)?;
             let page = frame.get(WAL_FRAME_HEADER_SIZE..).unwrap_or_default();

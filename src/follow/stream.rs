@@ -189,23 +189,34 @@ impl Read for Payload<'_> {
 pub(super) fn read_unit(from: &mut impl Read, unit: &mut [u8]) -> Result<bool> {
     let mut done = 0;
     while let Some(rest) = unit.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match from.read(rest).map_err(cut_short)? {
+        match from.read(rest).map_err(cut_short("a page"))? {
             0 if done == 0 => return Ok(false),
-            0 => return Err(Error::peer("a record ends in the middle of a page")),
+            0 => return Err(ends_within("a page")),
             n => done += n,
         }
     }
     Ok(true)
 }
 
-/// What would be damage in a file of ours is the peer's fault in its stream.
-pub(super) fn cut_short(error: std::io::Error) -> Error {
-    let error = Error::from(error);
-    match error.kind() {
-        ErrorKind::Corrupt => Error::peer(error.to_string()),
-        ErrorKind::Io => Error::peer(format!("a record is cut short: {error}")),
-        _ => error,
+/// What would be damage in a file of ours is the peer's fault in its stream. `unit` is what was
+/// being read: the record may end in the middle of it.
+pub(super) fn cut_short(unit: &str) -> impl Fn(io::Error) -> Error {
+    move |error| {
+        // Only who reads exactly so many bytes says it so: other ends have words of their own.
+        if error.kind() == io::ErrorKind::UnexpectedEof && error.get_ref().is_none() {
+            return ends_within(unit);
+        }
+        let error = Error::from(error);
+        match error.kind() {
+            ErrorKind::Corrupt => Error::peer(error.to_string()),
+            ErrorKind::Io => Error::peer(format!("a record is cut short: {error}")),
+            _ => error,
+        }
     }
+}
+
+fn ends_within(unit: &str) -> Error {
+    Error::peer(format!("a record ends in the middle of {unit}"))
 }
 
 #[cfg(test)]

@@ -204,6 +204,10 @@ fn segments() -> Vec<Case> {
             bytes[40] ^= 1;
             out.segment((0, 0), &bytes)
         }),
+        case("half a WAL header", &["middle of a WAL header"], |out| {
+            out.snapshot()?;
+            out.segment((0, 0), &wal(&[(2, 2)])[..20])
+        }),
         case("half a frame", &["middle of a page"], |out| {
             out.snapshot()?;
             out.segment((0, 0), &wal(&[(1, 0), (2, 2)])[..900])
