@@ -34,6 +34,8 @@ use crate::files::TMP_EXT;
 const BUFFER_BYTES: usize = 128 << 10;
 /// How often a folder may be deleted under a writer that is just opening it.
 const ATTEMPTS: u32 = 5;
+/// Folders of ours are nested this deep below a generation: more than that is not ours.
+const HOLLOW_DEPTH: u32 = 2;
 
 /// A folder of objects.
 pub struct FileStore {
@@ -266,6 +268,18 @@ impl Store for FileStore {
             folder.sync().context(|| what(""))?;
             drop(folder);
             self.prune(path)?;
+        }
+        Ok(())
+    }
+
+    fn tidy(&self, path: &str, named: fn(&str) -> bool) -> Result<()> {
+        let used = self.folders(path)?;
+        let Some(folder) = self.folder(path)? else { return Ok(()) };
+        let what = || format!("cannot remove an empty folder of {}/{path}", self.url);
+        for Entry { name, .. } in folder.entries().context(what)? {
+            if named(&name) && used.binary_search(&name).is_err() {
+                folder.remove_hollow(&name, HOLLOW_DEPTH).context(what)?;
+            }
         }
         Ok(())
     }

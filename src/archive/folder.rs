@@ -167,6 +167,20 @@ impl Folder {
         }
     }
 
+    /// Removes a folder, and folders below it as deep as that, unless there is a file in one.
+    pub fn remove_hollow(&self, name: &str, depth: u32) -> io::Result<()> {
+        let sub = match self.sub(name) {
+            Err(error) if matches!(error.kind(), Io::NotFound | Io::NotADirectory) => return Ok(()),
+            sub => sub?,
+        };
+        sub.sweep()?;
+        let below = if depth > 0 { sub.entries()? } else { Vec::new() };
+        for entry in below.into_iter().filter(|entry| entry.is_folder) {
+            sub.remove_hollow(&entry.name, depth - 1)?;
+        }
+        self.remove_empty(name).map(|_| ())
+    }
+
     /// Its files and folders, in the order of the keys they begin.
     pub fn entries(&self) -> io::Result<Vec<Entry>> {
         let mut found = Vec::new();

@@ -238,6 +238,11 @@ impl Archive {
         self.store.delete(&[tree::position(generation)])
     }
 
+    /// Removes what is left of generations whose deletion was cut short and that show no more.
+    pub fn tidy(&self) -> Result<()> {
+        self.store.tidy(tree::GENERATIONS, |name| name.parse::<Generation>().is_ok())
+    }
+
     /// A snapshot's key.
     pub fn snapshot_key(&self, snapshot: &SnapshotObject) -> Result<String> {
         snapshot.tree.snapshot(snapshot.info.generation, snapshot.info.index)

@@ -66,6 +66,12 @@ pub trait Store: Send + Sync {
     /// Removes objects; those that are not there are no error.
     fn delete(&self, keys: &[String]) -> Result<()>;
 
+    /// Removes what a deletion that was cut short left in `folder` and no listing shows: folders
+    /// of such names without objects, where folders are things of their own.
+    fn tidy(&self, _folder: &str, _named: fn(&str) -> bool) -> Result<()> {
+        Ok(())
+    }
+
     /// Ends whatever is under way and refuses all that follows with `Stopped`: from any thread.
     fn close(&self);
 }

@@ -176,6 +176,7 @@ impl Retention {
                 Cut::All => delete(shared, held.generation, None, meanwhile)?,
             }
         }
+        shared.archive.tidy()?;
         failed.map_or(Ok(Looked::Well), Err)
     }
 }

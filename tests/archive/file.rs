@@ -127,6 +127,29 @@ fn what_a_killed_writer_left_goes_when_it_is_old() {
     assert_eq!(tree(&folder.file("a")), [""; 0]);
 }
 
+/// Nobody came back for the folders of a generation whose last object was gone.
+#[test]
+fn what_a_deletion_that_was_cut_short_left_goes() {
+    let folder = Folder::new("archive-file");
+    let archive = Archive::open(&url(&folder.file("a")), &ArchiveOptions::default()).unwrap();
+    let made = |path: &str| fs::create_dir_all(folder.file("a/generations").join(path)).unwrap();
+    let (gone, used) = ("0000000000000001", "0000000000000002");
+    archive.tidy().unwrap();
+    made(&format!("{gone}/wal/0000000000000003"));
+    made(&format!("{gone}/snapshots"));
+    made("not one of ours");
+    put(&**archive.store(), &format!("generations/{used}/x/1"), b"1");
+    made(&format!("{used}/wal"));
+    archive.tidy().unwrap();
+    let left = [used, &format!("{used}/wal"), &format!("{used}/x"), &format!("{used}/x/1")];
+    assert_eq!(tree(&folder.file("a/generations")), [&left[..], &["not one of ours"]].concat());
+    let target = folder.file("target");
+    fs::create_dir_all(target.join("empty")).unwrap();
+    symlink(&target, folder.file("a/generations").join(gone)).unwrap();
+    archive.tidy().unwrap();
+    assert_eq!(tree(&target), ["empty"]);
+}
+
 #[test]
 fn what_cannot_be_an_archive_says_so() {
     let folder = Folder::new("archive-file");
