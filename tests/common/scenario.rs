@@ -70,3 +70,16 @@ pub fn metric(url: &str, name: &str) -> f64 {
     assert!(!values.is_empty(), "no {name} in {text}");
     values.iter().sum()
 }
+
+/// Many times what a WAL grows to between two restarts.
+const WAL_BYTES_MAX: f64 = 1e9;
+
+/// The WAL of what is served there has not grown for ever; else says what became of the gate.
+pub fn assert_wal_starts_over(url: &str) {
+    let size = metric(url, "litestream_wal_size");
+    let gate = ["count", "overdue_count", "missed_count", "seconds_max", "last_seconds"]
+        .map(|name| (name, metric(url, &format!("litestream_gate_{name}"))));
+    let captured = ["shadow_wal_index", "shadow_wal_size", "checkpoint_count"]
+        .map(|name| (name, metric(url, &format!("litestream_{name}"))));
+    assert!(size < WAL_BYTES_MAX, "it has {size} bytes; gate: {gate:?}; {captured:?}");
+}

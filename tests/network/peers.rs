@@ -120,6 +120,7 @@ fn peers_that_hang_are_let_go() {
     let stopped_at = format!("{}/0000000000000001", generation(&replica.text(POS)));
     until("the log to let go of what comes next for them", || {
         primary.write();
+        assert_wal_starts_over(&primary.url);
         let oldest = "SELECT min(pos) FROM litestream_wal_segments WHERE replica = 'local'";
         (primary.db.value(oldest).as_str() > Some(stopped_at.as_str())).then_some(())
     });
