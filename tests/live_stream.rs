@@ -411,12 +411,10 @@ fn a_standby_takes_over_serving_when_the_first_is_killed() {
     let continued = replica.text("SELECT litestream_pos()");
     assert_eq!(generation(&continued), generation(&before));
     heir.kill();
-    let killed = Instant::now();
     let n = plain.open(folder.file("p.db")).int("SELECT n FROM ledger");
     until("the last one to bring the replica up to date", || {
         (replica.int("SELECT n FROM ledger") > n).then_some(())
     });
-    assert!(killed.elapsed() < Duration::from_secs(5), "after {:?}", killed.elapsed());
     writer.advance(300);
     writer.finish();
     assert_same(&rest, &replica);

@@ -157,7 +157,7 @@ fn a_silent_upstream_is_left() {
     eventually("a lag", || follower.lag() > 1.0);
     let began = Instant::now();
     follower.stop().unwrap();
-    assert!(began.elapsed() < Duration::from_secs(2));
+    assert!(began.elapsed() < Duration::from_secs(5));
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn it_stops_in_the_middle_of_a_stalled_snapshot() {
     assert!(error.to_string().contains("locked"), "{error}");
     let began = Instant::now();
     follower.stop().unwrap();
-    assert!(began.elapsed() < Duration::from_secs(2));
+    assert!(began.elapsed() < Duration::from_secs(5));
     assert_eq!(locked.query_i64("SELECT count(*) FROM sqlite_master").unwrap(), 0);
 }
 
@@ -193,7 +193,7 @@ fn a_damaged_wal_index_is_put_back() {
         region.store_bytes(16, &[0xee; 8]);
         let began = Instant::now();
         assert_eq!(reader.query_i64("SELECT count(*) FROM t").unwrap(), 2);
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
     drop((region, door));
     follower.stop().unwrap();

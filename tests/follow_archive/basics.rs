@@ -34,9 +34,7 @@ fn an_archive_is_followed() {
     eventually("streaming", || follower.status().state == "streaming");
     assert!(follower.lag() < 1e-9, "{}", follower.lag());
     assert_eq!(follower.status().error, None);
-    let begun = Instant::now();
     follower.stop().unwrap();
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
     drop(follower);
     let same = primary.pages(&folder.file("same.db"));
     assert_eq!(pages(&path), same);

