@@ -2,8 +2,8 @@
 //! CHANGE`. The wal-index counts commits ([`crate::walindex`]), so whoever takes over can tell how
 //! many were made since. A note that is not about the log's very end, or cannot be read, is none.
 
+use super::Log;
 use super::layout::Layout;
-use super::{Log, State};
 use crate::error::{Result, lock};
 use crate::files::text_beside;
 use crate::pos::Pos;
@@ -29,18 +29,16 @@ impl Log {
         lock(&self.state).mark.filter(|mark| mark.pos == pos).map(|mark| mark.change)
     }
 
-    /// Notes the count where the files end, once they do. The caller holds `flusher`.
-    pub(super) fn note_mark(&self) -> Result<()> {
-        let Some(mark) = lock(&self.state).unnoted_mark() else { return Ok(()) };
+    /// Notes the count, if it is that where the files end. The caller holds `flusher`.
+    pub(super) fn note_mark(&self, mark: Option<Mark>) -> Result<()> {
+        let is_news = |mark: &Mark| {
+            let state = lock(&self.state);
+            mark.pos == state.flushed && state.noted != Some(*mark)
+        };
+        let Some(mark) = mark.filter(is_news) else { return Ok(()) };
         let line = format!("{} {}\n", mark.pos, mark.change);
         self.layout.write_once(&self.layout.change_file(), &[line.as_bytes()], false)?;
         lock(&self.state).noted = Some(mark);
         Ok(())
-    }
-}
-
-impl State {
-    fn unnoted_mark(&self) -> Option<Mark> {
-        self.settled.filter(|mark| mark.pos == self.flushed && self.noted != Some(*mark))
     }
 }

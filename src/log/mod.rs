@@ -100,8 +100,7 @@ struct State {
     ended: Option<Pos>,
     /// The wal-index's count at the tip, if it is known.
     mark: Option<mark::Mark>,
-    /// The same when everything was in files last, and what of it is noted there.
-    settled: Option<mark::Mark>,
+    /// What of it is noted in files.
     noted: Option<mark::Mark>,
 }
 
