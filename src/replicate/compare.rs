@@ -37,14 +37,15 @@ pub(super) struct Survey {
     pub(super) bytes_since: u64,
 }
 
-/// What the archive has of an index after its end, by somebody else.
-pub(super) fn other_end(shared: &Shared, end: Pos) -> Result<Option<Pos>> {
+/// How many segments the archive has of an index that ends at `end`, and what it has of it after
+/// that, by somebody else.
+pub(super) fn look_back(shared: &Shared, end: Pos) -> Result<(usize, Option<Pos>)> {
     let Pos { generation, index, offset } = end;
     let listing = shared.archive.list_index(generation, index, &[Tree::V04, Tree::V03])?;
     let ends = listing.ends.get(&index).copied().into_iter().chain(listing.other_end(index));
     let later = listing.segments.last().map(|last| last.info.offset).filter(|it| *it >= offset);
     let other = ends.filter(|it| *it != offset).chain(later).next();
-    Ok(other.map(|offset| Pos { generation, index, offset }))
+    Ok((listing.segments.len(), other.map(|offset| Pos { generation, index, offset })))
 }
 
 /// The newest time that the archive's other generations give, as far as they can be read here.

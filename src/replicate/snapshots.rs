@@ -54,6 +54,7 @@ impl Stream<'_> {
             return Err(Error::generation_changed());
         }
         self.at = Place { pos: snapshot.pos(), checksum: None };
+        self.sent_of_index = 0;
         self.needed = Some(needed);
         self.has_snapshot(snapshot);
         self.bytes_since = 0;

@@ -49,6 +49,8 @@ pub(super) struct Stream<'s> {
     pub(super) latest: SystemTime,
     pub(super) batch: Batch,
     pub(super) carried: Option<Arc<Segment>>,
+    /// Segments of the index the archive is in that were sent since the comparison.
+    pub(super) sent_of_index: usize,
     /// There is more to send than fits into one object.
     pub(super) behind: bool,
     pub(super) sent: Instant,
@@ -96,6 +98,7 @@ impl<'s> Stream<'s> {
             latest,
             batch: Batch::default(),
             carried: None,
+            sent_of_index: 0,
             behind: false,
             sent: Instant::now(),
             position: (position, Instant::now()),
@@ -260,6 +263,7 @@ impl<'s> Stream<'s> {
             return Ok(false);
         }
         self.at = end;
+        self.sent_of_index += 1;
         self.latest = created_at;
         self.sent = Instant::now();
         self.bytes_since = self.bytes_since.saturating_add(size);
@@ -274,11 +278,19 @@ impl<'s> Stream<'s> {
 
     /// The index the archive is in is finished.
     fn end_index(&mut self) -> Result<()> {
+        let sent = std::mem::take(&mut self.sent_of_index);
         // Before the first segment of a chain there is none.
         if self.at.checksum.is_some() {
             let end = self.at.pos;
             let _there_is_one_of_the_same_offset = self.shared.archive.put_end(end)?;
-            if let Some(other) = compare::other_end(self.shared, end)? {
+            let (found, other) = compare::look_back(self.shared, end)?;
+            if found < sent {
+                let index = end.index;
+                return Err(
+                    self.lost(&format!("of index {index} it has {found} of {sent} segments"))
+                );
+            }
+            if let Some(other) = other {
                 let (log, url) = (self.shared.capture.log(), self.shared.archive.url());
                 log.part(&format!(
                     "archive {url}: somebody else wrote to index {} of this history: it ends at \

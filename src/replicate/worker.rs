@@ -65,14 +65,15 @@ fn session(shared: &Arc<Shared>) -> Result<Over> {
     }
 }
 
-/// Waits until this process captures, in another generation than the one that `parted`. False: it
-/// was stopped first.
+/// Waits until this process captures, in another generation than the one that `parted`, and than
+/// one that is about to end. False: it was stopped first.
 fn wait_for_capture(shared: &Shared, parted: Option<Generation>) -> bool {
     let log = shared.capture.log();
     while !shared.stopping() {
         let told = shared.capture.wait_ready(POLL).is_some();
         let standby = shared.capture.is_standby();
-        if !standby && log.is_ready() && log.generation() != parted {
+        let lasts = log.is_ready() && log.generation() != parted && log.damage().is_none();
+        if !standby && lasts {
             shared.update(|progress| progress.capture = None);
             return true;
         }

@@ -85,3 +85,51 @@ fn an_archive_that_was_put_back_has_no_silent_hole() {
     assert_eq!(primary.told("what was in it is gone"), 1);
     assert_eq!(restored(&primary.url(), &folder.file("r.db")), primary.db.content());
 }
+
+/// What it was a moment ago, in the same WAL: its position is the one it was left with.
+#[test]
+fn an_archive_that_was_put_back_within_a_wal_has_no_silent_hole() {
+    let folder = Folder::new("archive-put-back-soon");
+    let primary = Primary::new(&folder, OPTIONS);
+    primary.sync();
+    // Sent, and not synced: the position is not written again before the WAL ends.
+    let add = || {
+        primary.add(3);
+        let pos = primary.db.value("SELECT litestream_pos()").to_string();
+        until("all to be sent", || (primary.replica("pos") == pos).then_some(()));
+    };
+    add();
+    let copy = folder.file("copy");
+    let copied =
+        std::process::Command::new("cp").arg("-a").args([&primary.archive, &copy]).status();
+    assert!(copied.unwrap().success());
+    add();
+    fs::remove_dir_all(primary.archive.join("generations")).unwrap();
+    fs::rename(copy.join("generations"), primary.archive.join("generations")).unwrap();
+    add();
+    primary.next_index();
+    until("a new chain", || {
+        primary.sync();
+        (primary.told("what was in it is gone") == 1).then_some(())
+    });
+    primary.sync();
+    assert_eq!(restored(&primary.url(), &folder.file("r.db")), primary.db.content());
+}
+
+/// The history that ends for it is not begun there again before the next one.
+#[test]
+fn an_archive_that_was_emptied_gets_one_new_chain() {
+    let folder = Folder::new("archive-emptied-idle");
+    let options = r#"{"sync_interval": "20ms", "retention": "1s", "delete_after": "0s"}"#;
+    let primary = Primary::new(&folder, options);
+    primary.sync();
+    let generations = primary.archive.join("generations");
+    fs::remove_dir_all(&generations).unwrap();
+    until("a new history", || {
+        let synced = primary.db.run("SELECT litestream_sync()").is_ok();
+        (synced && primary.told("new generation") == 2).then_some(())
+    });
+    primary.sync();
+    assert_eq!(fs::read_dir(&generations).unwrap().count(), 1);
+    assert_eq!(restored(&primary.url(), &folder.file("r.db")), primary.db.content());
+}
